@@ -1,0 +1,58 @@
+"""What client and server need of a network: its stages, in order, and their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchkit.util.pixels import INPUT_SIZE_PX
+
+Shape = tuple[int, int, int]
+"""(channels, height, width) of a feature map."""
+
+NUM_TAPS = 4
+
+
+class Backbone(nn.Module):
+    """A face network cut at four taps.
+
+    Subclasses name their modules as the published weight files do and say in `segments` how these follow each
+    other. The client reads the maps at the taps, the server compensates them, both through `segments` alone.
+    """
+
+    embedding_size: int
+
+    def segments(self) -> Sequence[Sequence[nn.Module]]:
+        """Five runs of modules: up to the ends of tap 1, 2, 3, 4, and the rest, which makes the embedding."""
+        raise NotImplementedError
+
+    def run_segment(self, index: int, x: Tensor) -> Tensor:
+        """Run segment `index` (0..4) on `x`."""
+        for module in self.segments()[index]:
+            x = module(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, 112, 112) in [-1, 1] -> (B, embedding_size), not normalised."""
+        for index in range(NUM_TAPS + 1):
+            x = self.run_segment(index, x)
+        return x
+
+    def taps(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, 112, 112) in [-1, 1] -> the maps (B, C_i, H_i, W_i) at the four taps."""
+        maps = []
+        for index in range(NUM_TAPS):
+            x = self.run_segment(index, x)
+            maps.append(x)
+        return maps
+
+    @torch.no_grad()
+    def tap_shapes(self) -> list[Shape]:
+        """Shapes (C_i, H_i, W_i) of the four maps for a 112x112 picture, found by running one."""
+        was_training = self.training
+        device = next(self.parameters()).device
+        maps = self.eval().taps(torch.zeros(1, 3, INPUT_SIZE_PX, INPUT_SIZE_PX, device=device))
+        self.train(was_training)
+        return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]

@@ -1,0 +1,96 @@
+"""MobileFaceNet (Chen et al., CCBR 2018, arXiv 1804.07573), with the parameter names of TFace's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from torchkit.backbone.base import Backbone
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm and, unless `linear`, PReLU."""
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1,
+        linear: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.prelu = nn.Identity() if linear else nn.PReLU(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.prelu(self.bn(self.conv(x)))
+
+
+class DepthWise(nn.Module):
+    """Inverted bottleneck: 1x1 up to `inner` channels, 3x3 depth-wise, 1x1 down; a skip when `residual`."""
+
+    def __init__(self, in_channels: int, channels: int, inner: int, stride: int, residual: bool = False) -> None:
+        super().__init__()
+        self.conv = ConvBlock(in_channels, inner, 1)
+        self.conv_dw = ConvBlock(inner, inner, 3, stride, 1, groups=inner)
+        self.project = ConvBlock(inner, channels, 1, linear=True)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.project(self.conv_dw(self.conv(x)))
+        return x + out if self.residual else out
+
+
+class Residual(nn.Module):
+    """`count` inverted bottlenecks with skips."""
+
+    def __init__(self, channels: int, inner: int, count: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*(DepthWise(channels, channels, inner, 1, residual=True) for _ in range(count)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class GlobalDepthWise(nn.Module):
+    """Global depth-wise convolution (7x7 -> 1x1) and the linear map to the embedding."""
+
+    def __init__(self, embedding_size: int) -> None:
+        super().__init__()
+        self.conv_6_dw = ConvBlock(512, 512, 7, groups=512, linear=True)
+        self.flatten = nn.Flatten()
+        self.linear = nn.Linear(512, embedding_size, bias=False)
+        self.bn = nn.BatchNorm1d(embedding_size, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.linear(self.flatten(self.conv_6_dw(x))))
+
+
+class MobileFaceNet(Backbone):
+    """1 M parameters, 220 M multiply-adds; client of PRO-Face C, or a small recogniser.
+
+    Shape: (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size). Taps: after conv_23 (64x28x28), conv_34
+    (128x14x14), conv_45 (128x7x7) and conv_6_sep (512x7x7).
+    """
+
+    def __init__(self, embedding_size: int = 512) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.conv1 = ConvBlock(3, 64, 3, 2, 1)
+        self.conv2_dw = ConvBlock(64, 64, 3, 1, 1, groups=64)
+        self.conv_23 = DepthWise(64, 64, 128, 2)
+        self.conv_3 = Residual(64, 128, 4)
+        self.conv_34 = DepthWise(64, 128, 256, 2)
+        self.conv_4 = Residual(128, 256, 6)
+        self.conv_45 = DepthWise(128, 128, 512, 2)
+        self.conv_5 = Residual(128, 256, 2)
+        self.conv_6_sep = ConvBlock(128, 512, 1)
+        self.output_layer = GlobalDepthWise(embedding_size)
+
+    def segments(self) -> Sequence[Sequence[nn.Module]]:
+        return [
+            [self.conv1, self.conv2_dw, self.conv_23],
+            [self.conv_3, self.conv_34],
+            [self.conv_4, self.conv_45],
+            [self.conv_5, self.conv_6_sep],
+            [self.output_layer],
+        ]

@@ -1,0 +1,63 @@
+"""Which samples make a batch. A function of seed, epoch and step, so that a run can resume at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from torchkit.data.training_set import SampleKey
+from torchkit.util.seeding import stream
+
+
+class BranchBatchSampler(Sampler[list[SampleKey]]):
+    """Batches that join a fixed number of samples of each branch, branch after branch.
+
+    An epoch lasts until the branch that needs most steps has been seen once (its last, partial batch is left out:
+    batch norms need full ones); shorter branches start over in a new order.
+
+    Args:
+        sizes: pictures in each branch.
+        batch_sizes: samples of each branch in a batch.
+        seed: seed of the order.
+
+    Raises:
+        ValueError: a branch that is smaller than its share of a batch.
+    """
+
+    def __init__(self, sizes: Sequence[int], batch_sizes: Sequence[int], seed: int) -> None:
+        for branch, (size, batch_size) in enumerate(zip(sizes, batch_sizes, strict=True)):
+            if size < batch_size:
+                raise ValueError(
+                    f"DATASETS.{branch}.batch_size = {batch_size}, but the set has only {size} pictures; "
+                    "take a smaller batch"
+                )
+        self.sizes, self.batch_sizes, self.seed = sizes, batch_sizes, seed
+        self.epoch = 0
+        self.first_step = 0
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return max(size // batch for size, batch in zip(self.sizes, self.batch_sizes, strict=True))
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """The next iteration begins with batch `step` of `epoch`."""
+        self.epoch, self.first_step = epoch, step
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch = self.epoch
+        orders = [self._order(branch, epoch) for branch in range(len(self.sizes))]
+        for step in range(self.first_step, len(self)):
+            batch = []
+            for branch, size in enumerate(self.batch_sizes):
+                for draw in range(step * size, (step + 1) * size):
+                    batch.append(SampleKey(branch, epoch, draw, int(orders[branch][draw])))
+            yield batch
+
+    def _order(self, branch: int, epoch: int) -> np.ndarray:
+        """Positions in the order in which an epoch draws them; repeated with a new order as often as needed."""
+        size = self.sizes[branch]
+        rounds = -(-len(self) * self.batch_sizes[branch] // size)
+        rng = stream(self.seed, "order", branch, epoch)
+        return np.concatenate([rng.permutation(size) for _ in range(rounds)])

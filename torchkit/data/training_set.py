@@ -1,0 +1,69 @@
+"""Training samples: decode, flip, obfuscate. Runs in the data-loader's workers, on 8-bit pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from torchkit.data.index import Index
+from torchkit.obfuscation import Sampler
+from torchkit.util.pixels import read_image
+from torchkit.util.seeding import stream
+
+
+class SampleKey(NamedTuple):
+    """Names a sample and, with the run's seed, everything random about it."""
+
+    branch: int
+    epoch: int
+    draw: int
+    """Which draw of the branch in this epoch; tells repetitions of a picture apart."""
+    position: int
+    """Line of the index, from 0."""
+
+
+class Sample(NamedTuple):
+    """One training sample or, collated, a batch of them."""
+
+    clear: Tensor
+    """(3, 112, 112) uint8 RGB."""
+    obfuscated: Tensor
+    """(3, 112, 112) uint8 RGB."""
+    label: Tensor
+    """() int64."""
+
+
+class TrainingSet(Dataset[Sample]):
+    """Samples of several indices ("branches"), addressed by `SampleKey`.
+
+    What is random about a sample follows from the seed and its key alone, not from the worker that makes it: the
+    number of workers does not matter, and a resumed run sees what an uninterrupted one does.
+    """
+
+    def __init__(self, branches: Sequence[Index], sampler: Sampler, seed: int) -> None:
+        self.branches, self.sampler, self.seed = branches, sampler, seed
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        index = self.branches[key.branch]
+        rng = stream(self.seed, "sample", key.branch, key.epoch, key.draw)
+        image = read_image(index.root / index.paths[key.position], index.describe(key.position))
+        if rng.random() < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+        obfuscated = self.sampler(image, rng)
+        return Sample(_tensor(image), _tensor(obfuscated), torch.tensor(int(index.labels[key.position])))
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def one_thread_a_worker(_: int) -> None:
+    """Worker initialisation: the workers share the processor already."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

@@ -1,0 +1,36 @@
+"""Scalars for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch.utils.tensorboard import SummaryWriter
+
+from torchkit.hooks.base import Hook
+
+if TYPE_CHECKING:
+    from torchkit.task.base import BaseTask
+
+WRITE_EVERY_STEPS = 10
+
+
+class TensorBoardHook(Hook):
+    """Writes losses and the learning rate every 10 steps; a resumed run goes on in the same curves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def before_run(self, task: BaseTask) -> None:
+        self.writer = SummaryWriter(str(self.folder), purge_step=task.step + 1 if task.step else None)
+
+    def after_step(self, task: BaseTask, metrics: Mapping[str, float]) -> None:
+        if task.step % WRITE_EVERY_STEPS:
+            return
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"train/{name}", value, task.step)
+        self.writer.add_scalar("train/learning_rate", task.optimizer.param_groups[0]["lr"], task.step)
+
+    def after_run(self, task: BaseTask) -> None:
+        self.writer.close()

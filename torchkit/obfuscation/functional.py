@@ -1,0 +1,96 @@
+"""The four obfuscations as pure functions: (H, W, 3) uint8 in, (H, W, 3) uint8 out.
+
+What leaves the client is an 8-bit picture, so that is what these return; the residual is taken against it.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+GAUSSIAN_KERNEL_PX = 31
+# Mid-grey, the zero of the [-1, 1] range, lies between these two 8-bit values.
+GREY_BELOW, GREY_ABOVE = 127, 128
+
+
+def gaussian(image: np.ndarray, sigma_px: float) -> np.ndarray:
+    """Gaussian blur with a 31x31 kernel and reflected border (the edge pixel is not repeated).
+
+    Args:
+        image: (H, W, 3) uint8.
+        sigma_px: standard deviation in pixels.
+    """
+    size = (GAUSSIAN_KERNEL_PX, GAUSSIAN_KERNEL_PX)
+    blurred = cv2.GaussianBlur(image.astype(np.float32), size, sigma_px, borderType=cv2.BORDER_REFLECT_101)
+    return _to_uint8(blurred)
+
+
+def median(image: np.ndarray, kernel_px: int) -> np.ndarray:
+    """Median filter with a border of mid-grey (127.5).
+
+    A median with an odd number of values is one of them, or the grey: it is the mean of the medians with borders
+    127 and 128, which stay within 8 bits. A half is rounded to even.
+
+    Args:
+        image: (H, W, 3) uint8.
+        kernel_px: odd side of the window in pixels.
+    """
+    below, above = (_median_with_border(image, kernel_px, grey) for grey in (GREY_BELOW, GREY_ABOVE))
+    total = below.astype(np.uint16) + above
+    return ((total + ((total >> 1) & 1)) >> 1).astype(np.uint8)
+
+
+def _median_with_border(image: np.ndarray, kernel_px: int, grey: int) -> np.ndarray:
+    half = kernel_px // 2
+    padded = cv2.copyMakeBorder(image, half, half, half, half, cv2.BORDER_CONSTANT, value=(grey, grey, grey))
+    return cv2.medianBlur(padded, kernel_px)[half:-half, half:-half]
+
+
+def pixelate(image: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
+    """Sample the picture at `blocks` (rows, columns) points, bilinear without antialiasing, and magnify.
+
+    The sample points are the block centres; with an odd block side that is a pixel, else the mean of the pixels
+    around it. Back to full size by nearest neighbour.
+    """
+    height, width = image.shape[:2]
+    small = _to_uint8(_sample_bilinear(image, blocks))
+    rows = np.arange(height) * blocks[0] // height
+    columns = np.arange(width) * blocks[1] // width
+    return small[rows[:, None], columns]
+
+
+def _sample_bilinear(image: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
+    """(rows, columns, 3) float32 samples at the centres of an even grid (half-pixel convention)."""
+    out = image.astype(np.float32)
+    for axis, count in enumerate(blocks):
+        size = image.shape[axis]
+        centre = np.maximum((np.arange(count) + 0.5) * size / count - 0.5, 0)
+        low = np.minimum(centre.astype(np.int64), size - 1)
+        high = np.minimum(low + 1, size - 1)
+        shape = [1, 1, 1]
+        shape[axis] = count
+        weight = (centre - low).astype(np.float32).reshape(shape)
+        out = out.take(low, axis) * (1 - weight) + out.take(high, axis) * weight
+    return out
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def hybrid(layers: dict[str, np.ndarray], assignment: np.ndarray) -> np.ndarray:
+    """Put together a picture from obfuscated versions of it.
+
+    Args:
+        layers: obfuscation name -> the whole picture (H, W, 3) under it.
+        assignment: (rows, columns) of names: which obfuscation each cell of the grid shows.
+    """
+    out = np.empty_like(next(iter(layers.values())))
+    height, width = out.shape[:2]
+    rows = np.linspace(0, height, assignment.shape[0] + 1).round().astype(int)
+    columns = np.linspace(0, width, assignment.shape[1] + 1).round().astype(int)
+    for r, row in enumerate(assignment):
+        for c, name in enumerate(row):
+            cell = np.s_[rows[r] : rows[r + 1], columns[c] : columns[c + 1]]
+            out[cell] = layers[name][cell]
+    return out

@@ -1,0 +1,183 @@
+"""Client and server together, and the client file that describes them.
+
+A client file holds the client, its key, the compensation weights and how the server was called, but no weight of
+the recogniser. A published client state dict is recognised by its keys and read into the published layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchkit import __version__
+from torchkit.client import Client, ClientSettings
+from torchkit.server import CompensatedServer, Recogniser
+from torchkit.util.checkpoint import load_state, load_weights_file, save_weights_file
+from torchkit.util.pixels import residual
+
+FORMAT = "proface-c client"
+FORMAT_VERSION = 1
+PUBLISHED_SHAPES = ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
+PUBLISHED_BLOCK_PX = 28
+# The published client names its backbone's modules by position; MobileFaceNet here as TFace does.
+PUBLISHED_MODULES = {
+    "input_layer": "conv1",
+    "body_0": "conv2_dw",
+    "body_1": "conv_23",
+    "body_2": "conv_3",
+    "body_3": "conv_34",
+    "body_4": "conv_4",
+    "body_5": "conv_45",
+    "body_6": "conv_5",
+    "body_7": "conv_6_sep",
+}
+
+
+@dataclass(frozen=True)
+class ServerReference:
+    """How the server of a client was called."""
+
+    name: str | None
+    """Key of RECOGNISERS; None: the file does not say (published weights)."""
+    checkpoint: Path | None
+    """Where its weights lay when the client was trained."""
+    channel_order: str = "auto"
+
+
+@dataclass(frozen=True)
+class ClientFile:
+    """Contents of a client file."""
+
+    settings: ClientSettings
+    client: dict[str, Tensor]
+    compensation: dict[str, Tensor]
+    server: ServerReference
+    trained_steps: int = 0
+
+
+class ProFaceC(nn.Module):
+    """The system of the paper: a client and a frozen server with a compensation head.
+
+    Shape: clear and obfuscated pictures (B, 3, 112, 112) uint8 RGB -> embeddings (B, D), unit length.
+    """
+
+    def __init__(self, client: Client, recogniser: Recogniser) -> None:
+        super().__init__()
+        self.client = client
+        self.server = CompensatedServer(recogniser)
+
+    @property
+    def recogniser(self) -> Recogniser:
+        return self.server.recogniser
+
+    def forward(self, clear: Tensor, obfuscated: Tensor) -> Tensor:
+        features = self.client(residual(clear, obfuscated, self.client.settings.channel_order))
+        return self.server(obfuscated, features)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """What training changes, by the name under which a checkpoint keeps it."""
+        return {"client": self.client, "compensation": self.server.compensation}
+
+
+def build_system(file: ClientFile, recogniser: Recogniser, where: str) -> ProFaceC:
+    """Client and server from a client file and a recogniser.
+
+    Raises:
+        ValueError: the file was trained for a server with other maps, or is damaged.
+    """
+    shapes = tuple(recogniser.backbone.tap_shapes())
+    if file.settings.server_shapes != shapes:
+        raise ValueError(
+            f"{where} was trained for a server with maps {list(file.settings.server_shapes)}, but {recogniser.name} has "
+            f"{list(shapes)}; give the server it was trained for with --server"
+        )
+    system = ProFaceC(Client(file.settings, key_seed=0), recogniser)
+    load_state(system.client, file.client, where)
+    load_state(system.server.compensation, file.compensation, f"{where}, compensation")
+    return system.eval()
+
+
+def save_client_file(path: Path, system: ProFaceC, server: ServerReference, trained_steps: int) -> None:
+    """Write the client, whole or not at all; the same weights give the same bytes."""
+    contents = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "written_by": f"torchkit {__version__}",
+        "settings": system.client.settings.as_dict(),
+        "client": _on_cpu(system.client),
+        "compensation": _on_cpu(system.server.compensation),
+        "server": {
+            "name": server.name,
+            "checkpoint": str(server.checkpoint) if server.checkpoint else None,
+            "channel_order": server.channel_order,
+        },
+        "trained_steps": trained_steps,
+    }
+    save_weights_file(path, contents)
+
+
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
+
+
+def load_client_file(path: Path) -> ClientFile:
+    """Read a client file of this project, or a published client state dict.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, damaged or something else.
+    """
+    contents = load_weights_file(path, "client file")
+    if isinstance(contents, dict) and contents.get("format") == FORMAT:
+        return _own_file(contents, path)
+    if isinstance(contents, dict) and {"weight1", "channel_permutations"} <= set(contents):
+        return _published_file(contents)
+    raise ValueError(
+        f"{path} is no client file: expected one written by train.py, or a published client state dict "
+        "(weight1..4, interface_1..4, client_backbone.*, channel_permutations)"
+    )
+
+
+def _own_file(contents: dict[str, Any], path: Path) -> ClientFile:
+    if contents["version"] != FORMAT_VERSION:
+        raise ValueError(f"{path} has version {contents['version']}; this program reads version {FORMAT_VERSION}")
+    try:
+        server = contents["server"]
+        checkpoint = Path(server["checkpoint"]) if server["checkpoint"] else None
+        return ClientFile(
+            settings=ClientSettings.from_dict(contents["settings"]),
+            client=contents["client"],
+            compensation=contents["compensation"],
+            server=ServerReference(server["name"], checkpoint, server["channel_order"]),
+            trained_steps=contents["trained_steps"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is a client file, but incomplete: {error}") from error
+
+
+def _published_file(state: dict[str, Tensor]) -> ClientFile:
+    """A published client: RGB residual, taps resized to the server's maps, key in the first four rows of 784."""
+    client: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        module, _, rest = name.partition(".")
+        if module == "client_backbone":
+            stage, _, inner = rest.partition(".")
+            if stage != "output_layer":  # makes an embedding that nobody uses
+                client[f"backbone.{PUBLISHED_MODULES.get(stage, stage)}.{inner}"] = tensor
+        elif module.startswith("interface_"):
+            tap = int(module.removeprefix("interface_")) - 1
+            client[f"interfaces.{tap}.{rest.removeprefix('1.')}"] = tensor
+    for tap, shape in enumerate(PUBLISHED_SHAPES):  # without a bias in the file, there is none to add
+        client.setdefault(f"interfaces.{tap}.bias", state["weight1"].new_zeros(shape[0]))
+    blocks = (PUBLISHED_SHAPES[0][1] // PUBLISHED_BLOCK_PX) ** 2
+    client["shuffles.1.key"] = state["channel_permutations"][:blocks].long()
+    return ClientFile(
+        settings=ClientSettings(
+            server_shapes=PUBLISHED_SHAPES, layout="published", shuffle_block_px=PUBLISHED_BLOCK_PX
+        ),
+        client=client,
+        compensation={f"weights.{tap}": state[f"weight{tap + 1}"] for tap in range(len(PUBLISHED_SHAPES))},
+        server=ServerReference(None, None, "rgb"),
+    )

@@ -1,0 +1,244 @@
+"""A training run: set-up, loop, hooks, checkpoints. What is trained is up to the subclass."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchkit.config import Config, as_dict, save_config
+from torchkit.hooks import (
+    CheckpointHook,
+    Hook,
+    LearningRateHook,
+    ProgressHook,
+    TensorBoardHook,
+    start_logging,
+)
+from torchkit.task.checkpoints import CheckpointFolder, load_training_checkpoint
+from torchkit.task.schedule import Schedule
+from torchkit.util.checkpoint import load_state
+from torchkit.util.files import atomic_write_text
+from torchkit.util.provenance import provenance
+from torchkit.util.seeding import restore_rng_state, rng_state, seed_everything
+
+# Keys that may differ between a checkpoint and the configuration that resumes it.
+FREE_KEYS = frozenset({
+    "NUM_WORKERS", "SAVE_EPOCHS", "SAVE_MINUTES", "LOG_ROOT", "LOGS", "MODEL_ROOT", "DEVICE", "META_RESUME",
+    "BACKBONE_RESUME", "HEAD_RESUME", "DATA_ROOT", "INDEX_ROOT", "VAL_DATA_ROOT",
+})  # fmt: skip
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+logger = logging.getLogger("torchkit")
+
+
+class BaseTask:
+    """A run from a configuration.
+
+    Subclasses build their networks and data in `build` and give the losses of a batch in `losses`; the total is
+    called "loss".
+
+    Args:
+        config: the experiment.
+        resume: go on from the newest good checkpoint in MODEL_ROOT, if there is one.
+    """
+
+    optimizer: torch.optim.Optimizer
+    steps_per_epoch: int
+    images_per_step: int
+
+    def __init__(self, config: Config, resume: bool = False) -> None:
+        self.config = config
+        self.device = pick_device(config.DEVICE)
+        self.epoch = config.START_EPOCH  # epochs done
+        self.step = 0  # steps done, over the whole run
+        self.checkpoints = CheckpointFolder(config.MODEL_ROOT / "checkpoints")
+        self._check_folder(resume)
+        seed_everything(config.SEED)
+        self.build()
+        self.step = self.epoch * self.steps_per_epoch
+        self.optimizer = make_optimizer(config, self.trained_modules().values())
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.AMP == "fp16")
+        self.schedule = Schedule(
+            config.SCHEDULE, config.LRS, config.STAGES, config.WARMUP_STEP, self.steps_per_epoch, config.NUM_EPOCH
+        )
+        self._continue(resume)
+
+    # What a subclass provides
+
+    def build(self) -> None:
+        """Make networks and data; set `steps_per_epoch` and `images_per_step`."""
+        raise NotImplementedError
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """What is trained and kept in checkpoints, by name."""
+        raise NotImplementedError
+
+    def batches(self, epoch: int, first_step: int) -> Iterable[Any]:
+        """Batches of an epoch, from `first_step` on."""
+        raise NotImplementedError
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Named losses of a batch; "loss" is the one that is minimised."""
+        raise NotImplementedError
+
+    def export(self, epoch: int | None) -> None:
+        """Write what users take away: after `epoch` epochs, or at the end of the run (None)."""
+        raise NotImplementedError
+
+    def hooks(self) -> list[Hook]:
+        config = self.config
+        return [
+            LearningRateHook(self.schedule),
+            ProgressHook(),
+            TensorBoardHook(config.LOG_ROOT),
+            CheckpointHook(config.SAVE_EPOCHS, config.SAVE_MINUTES),
+        ]
+
+    # The run
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.config.NUM_EPOCH
+
+    def run(self) -> None:
+        """Train until NUM_EPOCH epochs are done."""
+        config = self.config
+        save_config(config, config.MODEL_ROOT / "config.yaml")
+        atomic_write_text(config.MODEL_ROOT / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
+        hooks = self.hooks()
+        for hook in hooks:
+            hook.before_run(self)
+        try:
+            while self.epoch < config.NUM_EPOCH:
+                self._train_one_epoch(hooks)
+        finally:
+            for hook in hooks:
+                hook.after_run(self)
+        self.export(epoch=None)
+
+    def _train_one_epoch(self, hooks: list[Hook]) -> None:
+        for module in self.trained_modules().values():
+            module.train()
+        for batch in self.batches(self.epoch, self.step - self.epoch * self.steps_per_epoch):
+            for hook in hooks:
+                hook.before_step(self)
+            metrics = self._train_one_step(batch)
+            self.step += 1
+            for hook in hooks:
+                hook.after_step(self, metrics)
+        self.epoch += 1
+        for hook in hooks:
+            hook.after_epoch(self)
+
+    def _train_one_step(self, batch: Any) -> dict[str, float]:
+        with self.autocast():
+            losses = self.losses(batch)
+        metrics = {name: loss.item() for name, loss in losses.items()}
+        if not math.isfinite(metrics["loss"]):
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise ValueError(
+                f"the loss is {metrics['loss']} at step {self.step} with learning rate {rate:g} ({metrics}); take "
+                "smaller LRS or a longer WARMUP_STEP, and go on from the last checkpoint with --resume"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses["loss"]).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return metrics
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision as AMP says. bf16 has float32's range and needs no loss scaling; fp16 does."""
+        if not self.config.AMP:
+            return torch.autocast(self.device.type, enabled=False)
+        return torch.autocast(self.device.type, AUTOCAST_DTYPES[str(self.config.AMP)])
+
+    # Checkpoints
+
+    def save_checkpoint(self) -> None:
+        state = {
+            "config": as_dict(self.config),
+            "epoch": self.epoch,
+            "step": self.step,
+            "modules": {name: module.state_dict() for name, module in self.trained_modules().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": rng_state(),
+        }
+        path = self.checkpoints.save(self.step, state)
+        logger.info("checkpoint after %d steps: %s", self.step, path)
+
+    def _check_folder(self, resume: bool) -> None:
+        start_logging(self.config.LOGS)
+        if not resume and self.config.META_RESUME is None and self.checkpoints.files():
+            raise ValueError(
+                f"MODEL_ROOT = {self.config.MODEL_ROOT} already holds a run; go on with --resume, or give another "
+                "folder (MODEL_ROOT=...)"
+            )
+
+    def _continue(self, resume: bool) -> None:
+        """Restore the checkpoint of META_RESUME, or with `resume` the newest good one."""
+        if resume and (found := self.checkpoints.load_newest()) is not None:
+            path, state = found
+        elif self.config.META_RESUME is not None:
+            path, state = self.config.META_RESUME, load_training_checkpoint(self.config.META_RESUME)
+        else:
+            return
+        self._check_same_experiment(state["config"], str(path))
+        for name, module in self.trained_modules().items():
+            load_state(module, state["modules"][name], f"{path}, {name}")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        restore_rng_state(state["rng"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        logger.info("resumed after %d steps from %s", self.step, path)
+
+    def _check_same_experiment(self, saved: dict[str, Any], where: str) -> None:
+        own = as_dict(self.config)
+        changed = [
+            f"{key}: {saved.get(key)!r} -> {own[key]!r}"
+            for key in own
+            if key not in FREE_KEYS and saved.get(key) != own[key]
+        ]
+        if changed:
+            raise ValueError(
+                f"{where} belongs to another experiment; it differs in {'; '.join(changed)}. Restore these keys, or "
+                "start from its weights instead with BACKBONE_RESUME"
+            )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto": CUDA if there is one.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used: {reason}. Allowed: auto, cpu, cuda, cuda:N") from error
+    return device
+
+
+def make_optimizer(config: Config, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
+    """SGD or AdamW over the modules' parameters; batch norms are not decayed."""
+    norm: list[nn.Parameter] = []
+    other: list[nn.Parameter] = []
+    for module in modules:
+        for part in module.modules():
+            group = norm if isinstance(part, nn.modules.batchnorm._BatchNorm) else other
+            group.extend(part.parameters(recurse=False))
+    groups = [{"params": other, "weight_decay": config.WEIGHT_DECAY}, {"params": norm, "weight_decay": 0.0}]
+    if config.OPTIMIZER == "adamw":
+        return torch.optim.AdamW(groups, lr=config.LRS[0], betas=(config.MOMENTUM, 0.999))
+    return torch.optim.SGD(groups, lr=config.LRS[0], momentum=config.MOMENTUM)

@@ -1,0 +1,66 @@
+"""Training checkpoints on disk: written whole, newest kept, the newest good one found again."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torchkit.util.checkpoint import load_weights_file, save_weights_file
+
+FORMAT = "proface-c training checkpoint"
+FORMAT_VERSION = 1
+KEEP = 3
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointFolder:
+    """Checkpoints of one run: `step_00001234.pt`, at most `KEEP` of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def files(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.path.glob("step_*.pt"), reverse=True)
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write the state after `step` steps and delete what is older than the newest `KEEP`."""
+        path = self.path / f"step_{step:08d}.pt"
+        save_weights_file(path, {"format": FORMAT, "version": FORMAT_VERSION, **state})
+        for old in self.files()[KEEP:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that can be read; a torn one is skipped with a warning. None if there is no file.
+
+        Raises:
+            ValueError: there are checkpoints, but none can be read.
+        """
+        files = self.files()
+        for path in files:
+            try:
+                return path, load_training_checkpoint(path)
+            except ValueError as error:
+                logger.warning("skipped: %s", error)
+        if files:
+            raise ValueError(
+                f"none of the {len(files)} checkpoints in {self.path} can be read; remove them to start anew"
+            )
+        return None
+
+
+def load_training_checkpoint(path: Path) -> dict[str, Any]:
+    """Contents of a checkpoint written by `CheckpointFolder.save`.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, torn or something else.
+    """
+    state = load_weights_file(path, "training checkpoint")
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"{path} is no training checkpoint; train.py writes them as MODEL_ROOT/checkpoints/step_*.pt")
+    if state["version"] != FORMAT_VERSION:
+        raise ValueError(f"{path} has version {state['version']}; this program reads version {FORMAT_VERSION}")
+    return state

@@ -1,0 +1,179 @@
+"""PRO-Face C's training: a client and compensation weights against a frozen recogniser."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from torchkit.backbone import get_model
+from torchkit.client import Client, ClientSettings
+from torchkit.config import Config
+from torchkit.data.index import Index, read_index
+from torchkit.data.sampler import BranchBatchSampler
+from torchkit.data.training_set import Sample, TrainingSet, one_thread_a_worker
+from torchkit.head import HEADS
+from torchkit.loss import DISTILLATIONS
+from torchkit.obfuscation import Sampler
+from torchkit.server import Recogniser, load_recogniser
+from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file
+from torchkit.task.base import BaseTask
+from torchkit.task.checkpoints import load_training_checkpoint
+from torchkit.util.checkpoint import load_state, load_weights_file, state_dict_of
+
+logger = logging.getLogger("torchkit")
+
+
+class TrainTask(BaseTask):
+    """Minimises  sum_b weight_b * softmax_b(head_b(e))  +  DISTILLATION.WEIGHT * d(e, e_clear).
+
+    e is the server's embedding of the obfuscated picture compensated with the client's features, e_clear its
+    embedding of the clear picture, b runs over DATASETS.
+    """
+
+    def build(self) -> None:
+        config = self.config
+        indices = [read_index(config.INDEX_ROOT, config.DATA_ROOT, data.name) for data in config.DATASETS]
+        recogniser = load_recogniser(config.SERVER.NAME, config.SERVER.CHECKPOINT, config.SERVER.CHANNEL_ORDER)
+        _check_embedding_size(config, recogniser)
+        self.system = ProFaceC(build_client(config, recogniser), recogniser).to(self.device)
+        self._start_from_client()
+        self.heads = nn.ModuleList(
+            HEADS[config.HEAD_NAME](recogniser.embedding_size, index.num_classes, data.scale, data.margin)
+            for data, index in zip(config.DATASETS, indices, strict=True)
+        ).to(self.device)
+        self._start_from_heads()
+        self._build_loader(indices)
+        self._describe(indices)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        return {**self.system.trained_modules(), "heads": self.heads}
+
+    def batches(self, epoch: int, first_step: int) -> Iterable[Sample]:
+        self.batch_sampler.start_at(epoch, first_step)
+        return self.loader
+
+    def losses(self, batch: Sample) -> dict[str, Tensor]:
+        clear, obfuscated, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        with torch.no_grad():
+            target = self.system.recogniser(clear)  # (B, D)
+        embeddings = self.system(clear, obfuscated)  # (B, D)
+        distillation = DISTILLATIONS[self.config.DISTILLATION.FORM](embeddings, target)
+        margin = self._margin_loss(embeddings, labels)
+        return {
+            "loss": margin + self.config.DISTILLATION.WEIGHT * distillation,
+            "margin_softmax": margin,
+            "distillation": distillation,
+        }
+
+    def export(self, epoch: int | None) -> None:
+        name = "client.pth" if epoch is None else f"client_epoch_{epoch:03d}.pth"
+        server = self.config.SERVER
+        reference = ServerReference(server.NAME, server.CHECKPOINT, server.CHANNEL_ORDER)
+        path = self.config.MODEL_ROOT / name
+        save_client_file(path, self.system, reference, self.step)
+        logger.info("client after %d steps: %s", self.step, path)
+
+    def _margin_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Weighted sum of the branches' losses; a batch holds one branch's samples after the other's."""
+        sizes = [data.batch_size for data in self.config.DATASETS]
+        total = embeddings.new_zeros(())
+        parts = zip(self.config.DATASETS, self.heads, embeddings.split(sizes), labels.split(sizes), strict=True)
+        for data, head, embedding, label in parts:
+            if data.weight:
+                total = total + data.weight * F.cross_entropy(head(embedding, label), label)
+        return total
+
+    def _build_loader(self, indices: list[Index]) -> None:
+        config = self.config
+        sizes = [data.batch_size for data in config.DATASETS]
+        self.batch_sampler = BranchBatchSampler([len(index) for index in indices], sizes, config.SEED)
+        self.steps_per_epoch = len(self.batch_sampler)
+        self.images_per_step = sum(sizes)
+        self.loader: DataLoader[Sample] = DataLoader(
+            TrainingSet(indices, make_sampler(config), config.SEED),
+            batch_sampler=self.batch_sampler,
+            num_workers=config.NUM_WORKERS,
+            persistent_workers=config.NUM_WORKERS > 0,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=one_thread_a_worker,
+        )
+
+    def _start_from_client(self) -> None:
+        path = self.config.BACKBONE_RESUME
+        if path is None:
+            return
+        file = load_client_file(path)
+        if file.settings != self.system.client.settings:
+            raise ValueError(
+                f"BACKBONE_RESUME = {path} was made with {file.settings}, but this configuration asks for "
+                f"{self.system.client.settings}; make BACKBONE_NAME, SERVER, CLIENT and SHUFFLE agree with it"
+            )
+        load_state(self.system.client, file.client, f"BACKBONE_RESUME = {path}")
+        load_state(self.system.server.compensation, file.compensation, f"BACKBONE_RESUME = {path}, compensation")
+
+    def _start_from_heads(self) -> None:
+        path = self.config.HEAD_RESUME
+        if path is not None:
+            load_state(self.heads, load_training_checkpoint(path)["modules"]["heads"], f"HEAD_RESUME = {path}")
+
+    def _describe(self, indices: list[Index]) -> None:
+        client = self.system.client
+        values = sum(c * h * w for c, h, w in client.feature_shapes)
+        logger.info("device: %s", self.device)
+        for index in indices:
+            logger.info("data: %s, %s pictures, %s identities", index.file, f"{len(index):,}", f"{index.num_classes:,}")
+        logger.info(
+            "client: %s, %s parameters, %s layout, %s feature values a picture",
+            self.config.BACKBONE_NAME, f"{count(client):,}", client.settings.layout, f"{values:,}",
+        )  # fmt: skip
+        logger.info("server: %s, %s parameters, frozen", self.config.SERVER.NAME, f"{count(self.system.recogniser):,}")
+        logger.info("%s steps an epoch, %d pictures a step", f"{self.steps_per_epoch:,}", self.images_per_step)
+
+
+def build_client(config: Config, recogniser: Recogniser) -> Client:
+    """The client that a configuration asks for, with fresh weights or those of CLIENT.INIT."""
+    settings = ClientSettings(
+        server_shapes=tuple(recogniser.backbone.tap_shapes()),
+        backbone=config.BACKBONE_NAME,
+        layout=config.CLIENT.LAYOUT,
+        channel_order=config.CLIENT.CHANNEL_ORDER,
+        shuffle_taps=config.SHUFFLE.TAPS,
+        shuffle_block_px=config.SHUFFLE.BLOCK_PX,
+    )
+    client = Client(settings, config.SHUFFLE.SEED)
+    if config.CLIENT.INIT is not None:
+        _copy_backbone(config.CLIENT.INIT, client)
+    return client
+
+
+def _copy_backbone(path: Path, client: Client) -> None:
+    """Start the client's backbone from the weights of a whole network of the same kind."""
+    where = f"CLIENT.INIT = {path}"
+    donor = get_model(client.settings.backbone)
+    load_state(donor, state_dict_of(load_weights_file(path, where), path), where)
+    client.backbone.load_state_dict({key: donor.state_dict()[key] for key in client.backbone.state_dict()})
+
+
+def make_sampler(config: Config) -> Sampler:
+    """What draws the training obfuscations."""
+    settings = config.OBFUSCATION
+    return Sampler(settings.KINDS, settings.SIGMA_PX, settings.MEDIAN_KERNEL_PX, settings.BLOCK_PX, settings.GRID)
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _check_embedding_size(config: Config, recogniser: Recogniser) -> None:
+    if config.EMBEDDING_SIZE not in (None, recogniser.embedding_size):
+        raise ValueError(
+            f"EMBEDDING_SIZE = {config.EMBEDDING_SIZE}, but {config.SERVER.NAME} gives embeddings of "
+            f"{recogniser.embedding_size}; set that, or leave the key out"
+        )

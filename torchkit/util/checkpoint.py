@@ -1,0 +1,144 @@
+"""Weight files in and out. Nothing that a file says is ever executed.
+
+`load_weights_file` reads what `torch.save` wrote: first with `weights_only=True`, then, for files whose pickle
+also names classes that only hold settings (Lightning checkpoints, AdaFace's among them), with an unpickler that
+builds tensors and plain containers and puts an inert placeholder in the place of such a class.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import types
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchkit.util.files import atomic_write_bytes
+
+# Packages whose classes appear in published checkpoints as settings. They are never imported.
+SETTINGS_PACKAGES = ("pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "omegaconf", "argparse")
+TENSOR_BUILDERS = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"}
+
+
+class _Placeholder:
+    """Stands for an object of a class that is not loaded; swallows whatever the pickle gives it."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+    def __setitem__(self, _: Any, __: Any) -> None: ...
+
+    def append(self, _: Any) -> None: ...
+
+    def extend(self, _: Any) -> None: ...
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """Builds tensors, containers and placeholders; refuses every other global by name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch._utils" and name in TENSOR_BUILDERS:
+            return getattr(torch._utils, name)
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module == "torch" or module == "torch.storage") and name.endswith("Storage"):
+            return getattr(torch, name) if module == "torch" else getattr(torch.storage, name)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) == ("torch", "Size"):
+            return torch.Size
+        if module.split(".")[0] in SETTINGS_PACKAGES:
+            return _Placeholder
+        raise pickle.UnpicklingError(f"names {module}.{name}, which is no tensor and would be executed; refused")
+
+
+def _restricted_load(file: Any, **options: Any) -> Any:
+    return RestrictedUnpickler(file, **options).load()
+
+
+_RESTRICTED_PICKLE = types.SimpleNamespace(
+    __name__="restricted_pickle", Unpickler=RestrictedUnpickler, load=_restricted_load
+)
+
+
+def load_weights_file(path: Path, what: str = "checkpoint") -> Any:
+    """Contents of a `torch.save` file, on the CPU, without executing anything from it.
+
+    Args:
+        path: the file.
+        what: how messages call it, e.g. "server checkpoint".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: torn, no `torch.save` file, or one that names code to execute.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{what} not found: {path}; see model/README.md for where to get it")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        pass  # names a class beyond tensors; decided below, by name
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, what, error) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED_PICKLE)
+    except Exception as error:  # whatever a hostile or torn file can cause
+        raise _unreadable(path, what, error) from error
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> ValueError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(f"{what} {path} cannot be read: {reason}. Get it again, or check that it is a PyTorch file.")
+
+
+def state_dict_of(contents: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict in a loaded file: the file itself, or its `state_dict` without the prefix `model.`.
+
+    Of a Lightning checkpoint only the entries under `model.` count: the others (AdaFace's head) are not the network.
+    """
+    if isinstance(contents, dict) and isinstance(contents.get("state_dict"), dict):
+        contents = contents["state_dict"]
+        prefix = "model."
+        if any(key.startswith(prefix) for key in contents):
+            contents = {key[len(prefix) :]: value for key, value in contents.items() if key.startswith(prefix)}
+    if not isinstance(contents, dict) or not contents or not all(isinstance(v, Tensor) for v in contents.values()):
+        raise ValueError(f"{path} holds no state dict: expected names with tensors, or those under 'state_dict'")
+    return dict(contents)
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Load `state` into `module`, exactly; the error names the first key that does not fit.
+
+    Raises:
+        ValueError: a missing, surplus or wrongly shaped entry, or one with values that are not finite.
+    """
+    own = module.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    surplus = [key for key in state if key not in own]
+    for key, tensor in own.items():
+        if key in state and state[key].shape != tensor.shape:
+            have, want = tuple(state[key].shape), tuple(tensor.shape)
+            raise ValueError(f"{where}: {key} has shape {have}, expected {want}; is it for another network?")
+    if missing or surplus:
+        key, kind = (missing[0], "lacks") if missing else (surplus[0], "has the unknown")
+        raise ValueError(
+            f"{where} {kind} key {key!r} ({len(missing)} missing, {len(surplus)} unknown in all); "
+            "is it for another network?"
+        )
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{where}: {key} holds NaN or infinite values; the file is damaged")
+    module.load_state_dict(state, strict=False)
+
+
+def save_weights_file(path: Path, contents: Any) -> None:
+    """`torch.save` to `path`, whole or not at all; equal contents give equal bytes."""
+    buffer = io.BytesIO()  # torch.save writes a path's name into the archive, but not a buffer's
+    torch.save(contents, buffer)
+    atomic_write_bytes(path, buffer.getvalue())

@@ -1,0 +1,58 @@
+"""The one place where pictures become network inputs, and colour orders are converted.
+
+Pictures are RGB uint8 everywhere else in the project.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+INPUT_SIZE_PX = 112
+"""Side of an aligned face."""
+CHANNEL_ORDERS = ("rgb", "bgr")
+HALF_RANGE = 127.5
+
+
+def network_input(images: Tensor, channel_order: str) -> Tensor:
+    """(B, 3, H, W) uint8 RGB -> float32 in [-1, 1] in `channel_order`."""
+    return _ordered(images, channel_order).float().div_(HALF_RANGE).sub_(1)
+
+
+def residual(clear: Tensor, obfuscated: Tensor, channel_order: str) -> Tensor:
+    """(B, 3, H, W) uint8 RGB twice -> clear minus obfuscated, float32 in [-2, 2], in `channel_order`."""
+    difference = clear.float().sub_(obfuscated.float()).div_(HALF_RANGE)
+    return _ordered(difference, channel_order)
+
+
+def _ordered(images: Tensor, channel_order: str) -> Tensor:
+    assert channel_order in CHANNEL_ORDERS, channel_order
+    return images.flip(1) if channel_order == "bgr" else images
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Encoded picture -> (112, 112, 3) uint8 RGB.
+
+    Raises:
+        ValueError: not a picture, or not 112x112; the message begins with `name`.
+    """
+    pixels = np.frombuffer(data, np.uint8)
+    image = cv2.imdecode(pixels, cv2.IMREAD_COLOR) if pixels.size else None
+    if image is None:
+        raise ValueError(f"{name} cannot be decoded as a picture; replace it or take it out of the list")
+    if image.shape[:2] != (INPUT_SIZE_PX, INPUT_SIZE_PX):
+        height, width = image.shape[:2]
+        raise ValueError(f"{name} is {width}x{height}, expected an aligned 112x112 face; see Data/README.md")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_image(path: Path, name: str) -> np.ndarray:
+    """`decode_image` of a file; `name` is how messages call it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileNotFoundError(f"{name} cannot be read: {error.strerror}: {path}") from error
+    return decode_image(data, name)
