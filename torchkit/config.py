@@ -93,6 +93,8 @@ class ClientConfig(Group):
     """native: features leave at the client's resolution; published: as in published weights."""
     CHANNEL_ORDER: Literal["rgb", "bgr"] = "rgb"
     """Colour order of the residual."""
+    INTERFACE: Literal["zero", "random"] = "zero"
+    """How the interfaces start: zero, so that the server starts undisturbed, or random, as published."""
     INIT: ConfigPath | None = None
     """Weights of the bare backbone to start from, e.g. a recogniser's."""
 
@@ -147,6 +149,8 @@ class DistillationConfig(Group):
     FORM: Literal["cosine", "mse"] = "cosine"
     """cosine: 1 - cos; mse: mean squared difference of the unit embeddings, as published."""
     WEIGHT: Fraction = 10.0
+    MAP_WEIGHT: Fraction = 0.0
+    """Factor of the relative error of the server's maps at the taps."""
 
 
 # Keys of the published file that mean nothing here, and why.

@@ -73,9 +73,12 @@ class ProFaceC(nn.Module):
     def recogniser(self) -> Recogniser:
         return self.server.recogniser
 
+    def features(self, clear: Tensor, obfuscated: Tensor) -> list[Tensor]:
+        """What the client sends beside the obfuscated picture: four maps (B, C_i, h_i, w_i)."""
+        return self.client(residual(clear, obfuscated, self.client.settings.channel_order))
+
     def forward(self, clear: Tensor, obfuscated: Tensor) -> Tensor:
-        features = self.client(residual(clear, obfuscated, self.client.settings.channel_order))
-        return self.server(obfuscated, features)
+        return self.server(obfuscated, self.features(clear, obfuscated))
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """What training changes, by the name under which a checkpoint keeps it."""
@@ -133,7 +136,10 @@ def load_client_file(path: Path) -> ClientFile:
     if isinstance(contents, dict) and contents.get("format") == FORMAT:
         return _own_file(contents, path)
     if isinstance(contents, dict) and {"weight1", "channel_permutations"} <= set(contents):
-        return _published_file(contents)
+        try:
+            return _published_file(contents)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is a published client, but damaged: {error!r}") from error
     raise ValueError(
         f"{path} is no client file: expected one written by train.py, or a published client state dict "
         "(weight1..4, interface_1..4, client_backbone.*, channel_permutations)"
@@ -141,20 +147,20 @@ def load_client_file(path: Path) -> ClientFile:
 
 
 def _own_file(contents: dict[str, Any], path: Path) -> ClientFile:
-    if contents["version"] != FORMAT_VERSION:
-        raise ValueError(f"{path} has version {contents['version']}; this program reads version {FORMAT_VERSION}")
+    if contents.get("version") != FORMAT_VERSION:
+        raise ValueError(f"{path} has version {contents.get('version')}; this program reads version {FORMAT_VERSION}")
     try:
         server = contents["server"]
         checkpoint = Path(server["checkpoint"]) if server["checkpoint"] else None
         return ClientFile(
             settings=ClientSettings.from_dict(contents["settings"]),
-            client=contents["client"],
-            compensation=contents["compensation"],
+            client=dict(contents["client"]),
+            compensation=dict(contents["compensation"]),
             server=ServerReference(server["name"], checkpoint, server["channel_order"]),
-            trained_steps=contents["trained_steps"],
+            trained_steps=int(contents["trained_steps"]),
         )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is a client file, but incomplete: {error}") from error
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is a client file, but damaged: {error!r}") from error
 
 
 def _published_file(state: dict[str, Tensor]) -> ClientFile:

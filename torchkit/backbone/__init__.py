@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from functools import partial
 
-from torchkit.backbone.base import NUM_TAPS, Backbone, Shape
+from torchkit.backbone.base import NUM_TAPS, Backbone, Shape, resize
 from torchkit.backbone.dlib_resnet import DlibResNet
 from torchkit.backbone.ir import IR
 from torchkit.backbone.mobilefacenet import MobileFaceNet
@@ -35,7 +35,7 @@ def canonical_name(name: str) -> str:
     if lowered in BACKBONES:
         return lowered
     near = difflib.get_close_matches(lowered, BACKBONES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(f"unknown backbone {name!r}{hint} Known: {', '.join(sorted(BACKBONES))}")
 
 
@@ -51,5 +51,5 @@ def get_model(name: str, embedding_size: int | None = None) -> Backbone:
 
 
 __all__ = [
-    "BACKBONES", "NUM_TAPS", "Backbone", "Shape", "canonical_name", "get_model",
+    "BACKBONES", "NUM_TAPS", "Backbone", "Shape", "canonical_name", "get_model", "resize",
 ]  # fmt: skip

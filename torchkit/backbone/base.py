@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchkit.util.pixels import INPUT_SIZE_PX
@@ -48,6 +49,13 @@ class Backbone(nn.Module):
             maps.append(x)
         return maps
 
+    def align(self, tap: int, features: Tensor, size: Sequence[int]) -> Tensor:
+        """Bring features in the picture's frame (B, C, h, w) to the `size` (H, W) of the map at tap `tap` (0..3).
+
+        Bilinear, unless the network sees the picture through a warp of its own.
+        """
+        return resize(features, size)
+
     @torch.no_grad()
     def tap_shapes(self) -> list[Shape]:
         """Shapes (C_i, H_i, W_i) of the four maps for a 112x112 picture, found by running one."""
@@ -56,3 +64,10 @@ class Backbone(nn.Module):
         maps = self.eval().taps(torch.zeros(1, 3, INPUT_SIZE_PX, INPUT_SIZE_PX, device=device))
         self.train(was_training)
         return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize (half-pixel centres) of (B, C, h, w) to `size`; x itself if it has that size."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

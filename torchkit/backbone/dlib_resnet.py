@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchkit.backbone.base import Backbone
+from torchkit.util.pixels import INPUT_SIZE_PX
 
 RGB_MEAN = (122.782, 117.001, 104.298)
 PIXEL_SCALE = 256.0
@@ -29,6 +30,10 @@ CHIP_ANCHOR_PX = (74.0, 47.13)
 GROUPS = ([(32, False)] * 3, [(64, True)] + [(64, False)] * 3, [(128, True)] + [(128, False)] * 2,
           [(256, True)] + [(256, False)] * 2)  # fmt: skip
 
+# Where in the chip the first cell of the map at each tap is centred, and how far apart the cells are. What shrinks a
+# map has no padding: 7x7 stride 2 puts cell i at 2 i + 3, and each 3x3 stride 2 takes the cells 2 i + 1.
+TAP_START_PX = (5, 9, 17, 33)
+TAP_STRIDE_PX = (4, 8, 16, 32)
 # dlib's marker of a layer, and how many integers stand between it and the layer's tensor.
 MARKERS = {"con_4": 0, "affine_": 0, "fc_2": 2}
 
@@ -44,22 +49,22 @@ class FaceChip(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("grid", _chip_grid(), persistent=False)
+        pixels = torch.arange(CHIP_SIZE_PX)
+        self.register_buffer("grid", _crop_grid(pixels, pixels), persistent=False)
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         grid = self.grid.to(x.dtype).expand(x.shape[0], -1, -1, -1)
-        chip = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        chip = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
         return ((chip + 1) * 127.5 - self.mean) / PIXEL_SCALE
 
 
-def _chip_grid() -> Tensor:
-    """(1, 150, 150, 2): for each pixel of the chip the (x, y) in [-1, 1] of the 112x112 crop it shows."""
-    chip_px = torch.arange(CHIP_SIZE_PX, dtype=torch.float64)
+def _crop_grid(rows_px: Tensor, columns_px: Tensor) -> Tensor:
+    """(1, rows, columns, 2): for points of the chip the (x, y) of the 112x112 crop, its edges at -1 and 1."""
     axes = []
-    for crop_anchor, chip_anchor in zip(ARCFACE_ANCHOR_PX, CHIP_ANCHOR_PX, strict=True):
-        crop_px = (chip_px - chip_anchor) / CHIP_SCALE + crop_anchor
-        axes.append(crop_px / (112 - 1) * 2 - 1)
+    for chip_px, crop_anchor, chip_anchor in zip((columns_px, rows_px), ARCFACE_ANCHOR_PX, CHIP_ANCHOR_PX, strict=True):
+        crop_px = (chip_px.double() - chip_anchor) / CHIP_SCALE + crop_anchor
+        axes.append((crop_px + 0.5) / INPUT_SIZE_PX * 2 - 1)
     y, x = torch.meshgrid(axes[1], axes[0], indexing="ij")
     return torch.stack([x, y], dim=-1).float().unsqueeze(0)
 
@@ -140,6 +145,12 @@ class DlibResNet(Backbone):
         stem = [self.chip, self.conv1, self.affine1, self.relu, self.pool]
         groups = [[group] for group in self.groups]
         return [stem + groups[0], *groups[1:], [self.last, self.mean, self.flatten, self.fc]]
+
+    def align(self, tap: int, features: Tensor, size: Sequence[int]) -> Tensor:
+        """Sample features in the crop's frame at the points of the chip that the map's cells are centred on."""
+        cells_px = [TAP_START_PX[tap] + TAP_STRIDE_PX[tap] * torch.arange(count) for count in size]
+        grid = _crop_grid(*cells_px).to(features.device, features.dtype).expand(features.shape[0], -1, -1, -1)
+        return F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def layers(self) -> Iterator[nn.Module]:
         """Convolutions, affines and the final linear layer, in input-to-output order."""

@@ -2,23 +2,21 @@
 
     residual -> backbone -> 4 taps -> interface (1x1 convolution) -> block channel shuffle -> features
 
-Two layouts. `native`: a feature map leaves at the client's resolution (or the server's, where that is smaller),
-and the server resizes it. `published`: the client resizes first, so that a map leaves at the server's size; this
+Two layouts. `native`: a feature map leaves at the client's resolution, and the server resizes it. `published`: the client resizes first, so that a map leaves at the server's size; this
 is how published weights were trained. A 1x1 convolution commutes with a resize, so both give the server the same
 maps, apart from the borders of shuffled blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkit.backbone import Backbone, Shape, get_model
+from torchkit.backbone import NUM_TAPS, Backbone, Shape, canonical_name, get_model, resize
 from torchkit.client.shuffle import BlockChannelShuffle, draw_key
+from torchkit.util.pixels import CHANNEL_ORDERS
 
 LAYOUTS = ("native", "published")
 
@@ -35,6 +33,21 @@ class ClientSettings:
     shuffle_taps: tuple[int, ...] = (1,)
     """Taps, counted from 1, whose features are shuffled."""
     shuffle_block_px: int = 14
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no client can be built from; the settings may come from a file."""
+        canonical_name(self.backbone)
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout {self.layout!r}: allowed are {', '.join(LAYOUTS)}")
+        if self.channel_order not in CHANNEL_ORDERS:
+            raise ValueError(f"channel order {self.channel_order!r}: allowed are {', '.join(CHANNEL_ORDERS)}")
+        if len(self.server_shapes) != NUM_TAPS:
+            raise ValueError(f"{len(self.server_shapes)} server maps: expected {NUM_TAPS}")
+        if not set(self.shuffle_taps) <= set(range(1, NUM_TAPS + 1)) or self.shuffle_block_px < 1:
+            raise ValueError(
+                f"shuffle of taps {list(self.shuffle_taps)} in blocks of {self.shuffle_block_px} pixels: "
+                f"allowed are taps 1..{NUM_TAPS} and blocks from 1"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """In types that a weight file may hold."""
@@ -59,7 +72,6 @@ class Client(nn.Module):
 
     def __init__(self, settings: ClientSettings, key_seed: int | None = None) -> None:
         super().__init__()
-        assert settings.layout in LAYOUTS, settings.layout
         self.settings = settings
         self.backbone = headless(get_model(settings.backbone))
         taps = self.backbone.tap_shapes()
@@ -75,6 +87,11 @@ class Client(nn.Module):
             shape = self.feature_shapes[tap - 1]
             key = draw_key(shape, settings.shuffle_block_px, key_seed, f"tap {tap}")
             self.shuffles[str(tap)] = BlockChannelShuffle(shape, settings.shuffle_block_px, key)
+
+    def silence(self) -> None:
+        """Set the interfaces to zero: the features start as nothing, and the server as if it got none."""
+        for parameter in self.interfaces.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, residual: Tensor) -> list[Tensor]:
         return [self._feature(index, tap) for index, tap in enumerate(self.backbone.taps(residual))]
@@ -96,14 +113,4 @@ def headless(backbone: Backbone) -> Backbone:
 
 
 def _feature_shape(tap: Shape, server: Shape, layout: str) -> Shape:
-    channels, height, width = server
-    if layout == "published":
-        return server
-    return channels, min(tap[1], height), min(tap[2], width)
-
-
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize (half-pixel centres) of (B, C, h, w) to `size`; x itself if it has that size."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    return server if layout == "published" else (server[0], *tap[1:])

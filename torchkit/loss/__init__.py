@@ -1,5 +1,5 @@
 """Loss terms beside the margin softmax."""
 
-from torchkit.loss.distillation import DISTILLATIONS, cosine_distance, mean_squared_error
+from torchkit.loss.distillation import DISTILLATIONS, cosine_distance, map_error, mean_squared_error
 
-__all__ = ["DISTILLATIONS", "cosine_distance", "mean_squared_error"]
+__all__ = ["DISTILLATIONS", "cosine_distance", "map_error", "mean_squared_error"]

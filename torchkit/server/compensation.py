@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkit.backbone import NUM_TAPS, Shape
-from torchkit.client import resize
+from torchkit.backbone import NUM_TAPS, Backbone, Shape
 from torchkit.server.recogniser import Recogniser
 
 
@@ -34,9 +33,8 @@ class Compensation(nn.Module):
         Args:
             tap: which map.
             state: (B, C, H, W), the server's map s.
-            features: (B, C, h, w), the client's a for this tap, at any size.
+            features: (B, C, H, W), the client's a for this tap, aligned with the map.
         """
-        features = resize(features, state.shape[-2:])
         return state + torch.sigmoid(state) * features * self.weights[tap]
 
 
@@ -51,9 +49,21 @@ class CompensatedServer(nn.Module):
         self.recogniser = recogniser
         self.compensation = Compensation(recogniser.backbone.tap_shapes())
 
-    def forward(self, images: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def trace(self, images: Tensor, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The compensated maps (B, C_i, H_i, W_i) at the four taps, and the embedding (B, D), unit length."""
         backbone = self.recogniser.backbone
         x = self.recogniser.prepare(images)
+        maps = []
         for tap in range(NUM_TAPS):
-            x = self.compensation(tap, backbone.run_segment(tap, x), features[tap])
-        return F.normalize(backbone.run_segment(NUM_TAPS, x).float())
+            x = backbone.run_segment(tap, x)
+            x = self.compensation(tap, x, aligned(backbone, tap, features[tap], x.shape[-2:]))
+            maps.append(x)
+        return maps, F.normalize(backbone.run_segment(NUM_TAPS, x).float())
+
+    def forward(self, images: Tensor, features: Sequence[Tensor]) -> Tensor:
+        return self.trace(images, features)[1]
+
+
+def aligned(backbone: Backbone, tap: int, features: Tensor, size: Sequence[int]) -> Tensor:
+    """Features (B, C, h, w) at the map's `size`; those that left at that size (published layout) stay as they are."""
+    return features if tuple(features.shape[-2:]) == tuple(size) else backbone.align(tap, features, size)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkit.backbone import canonical_name, get_model
+from torchkit.backbone import NUM_TAPS, canonical_name, get_model
 from torchkit.backbone.dlib_resnet import read_dlib_weights
 from torchkit.util.checkpoint import load_state, load_weights_file, state_dict_of
 from torchkit.util.pixels import CHANNEL_ORDERS, network_input
@@ -77,8 +77,13 @@ class Recogniser(nn.Module):
         """(B, 3, 112, 112) uint8 RGB -> the backbone's input."""
         return network_input(images, self.channel_order)
 
+    def trace(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The maps (B, C_i, H_i, W_i) at the four taps, and the embedding (B, D), unit length."""
+        maps = self.backbone.taps(self.prepare(images))
+        return maps, F.normalize(self.backbone.run_segment(NUM_TAPS, maps[-1]).float())
+
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.backbone(self.prepare(images)).float())
+        return self.trace(images)[1]
 
 
 def load_recogniser(name: str, checkpoint: Path, channel_order: str = "auto") -> Recogniser:

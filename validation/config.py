@@ -1,0 +1,48 @@
+"""Settings of validation/val_main.py. Edit the defaults here, or give the same as options.
+
+Relative paths are relative to the project's folder.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Where val_main.py looks for a server's weights if neither --server-checkpoint nor the client file says.
+DEFAULT_CHECKPOINTS = {
+    "ir_50": ROOT / "model" / "adaface_ir50_webface4m.ckpt",
+    "ir_101": ROOT / "model" / "adaface_ir101_webface12m.ckpt",
+}
+# The server that published client weights were trained with; their files do not say.
+PUBLISHED_SERVER = "ir_101"
+
+
+@dataclass(frozen=True)
+class Settings:
+    backbone_resume: Path = ROOT / "model" / "ckpt" / "client.pth"
+    """The client: a file written by train.py, or a published client state dict."""
+    data_root: Path = ROOT / "Data" / "validation"
+    """Folder with the validation sets: NAME/ + NAME_list.npy, or NAME.bin."""
+    datasets: tuple[str, ...] = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw")
+    obfuscations: tuple[str, ...] = ("gaussian", "median", "pixelate", "hybrid")
+    server: str | None = None
+    """Name of the recogniser; None: as the client file says."""
+    server_checkpoint: Path | None = None
+    """Its weights; None: as the client file says, else under model/."""
+    channel_order: str | None = None
+    """Colour order the recogniser is fed: rgb, bgr or auto; None: as the client file says."""
+    batch_size: int = 64
+    """Pictures embedded at once."""
+    num_workers: int = field(default_factory=lambda: min(8, max(1, (os.cpu_count() or 1) - 1)))
+    """Processes that obfuscate."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N."""
+    seed: int = 1234
+    """Seed of the hybrid obfuscation, together with each picture's content."""
+    out: Path = ROOT / "runs" / "validation"
+    """Folder for the results."""
+    dump_embeddings: bool = False
+    """Write OUT/embeddings/DATASET__OBFUSCATION__CONDITION.npz."""

@@ -1,0 +1,209 @@
+"""Accuracy of same-or-different decisions on pairs: the LFW protocol, and the ROC with its figures.
+
+A pair is called one person when the squared L2 distance of its unit embeddings is below a threshold. The LFW
+protocol (Huang et al., "Labeled Faces in the Wild", 2007) chooses the threshold on nine folds and counts on
+the tenth. FMR and TMR (1 - FNMR) are those of ISO/IEC 19795-1; papers call the same two FAR and TAR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+THRESHOLDS = np.arange(0, 4, 0.01)
+"""(400,) the thresholds that the protocol tries, in squared L2 distance of unit vectors (0 to 4)."""
+
+REPORTED_FARS = {"1e-1": 1e-1, "1e-2": 1e-2, "1e-3": 1e-3}
+"""The false accept rates at which `verify` reports a TAR, by their names in results."""
+
+_NORM_TOLERANCE = 1e-2  # lets half precision pass
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How well embeddings tell pairs of one person from pairs of two.
+
+    Attributes:
+        accuracy: mean over the folds, 0 to 1.
+        accuracy_std: standard deviation over the folds (divided by their number).
+        threshold: mean of the folds' thresholds, squared L2 distance.
+        auc: area under the ROC, 0 to 1.
+        eer: equal error rate, 0 to 1.
+        tar_at_far: TAR by the name of the FAR ("1e-1", "1e-2", "1e-3"); None where there are too few impostor
+            pairs to measure that FAR.
+    """
+
+    accuracy: float
+    accuracy_std: float
+    threshold: float
+    auc: float
+    eer: float
+    tar_at_far: dict[str, float | None]
+
+
+def verify(embeddings: np.ndarray, same: np.ndarray, folds: int = 10) -> Verification:
+    """Score embeddings by the LFW protocol and the ROC.
+
+    Args:
+        embeddings: (N, D) of unit length in row order; rows 2k and 2k + 1 are pair k.
+        same: (N/2,) bool, whether pair k shows one person; both kinds must occur.
+        folds: number of contiguous folds, at least 2.
+
+    Raises:
+        ValueError: a wrong shape or dtype, a value that is not finite, a row that is not of unit length,
+            fewer pairs than folds, or pairs of one kind only.
+    """
+    distances = pair_distances(embeddings)
+    accuracy, accuracy_std, threshold = k_fold_accuracy(distances, same, folds)
+    return Verification(
+        accuracy=accuracy,
+        accuracy_std=accuracy_std,
+        threshold=threshold,
+        auc=auc(distances, same),
+        eer=equal_error_rate(distances, same),
+        tar_at_far={name: tar_at_far(distances, same, far) for name, far in REPORTED_FARS.items()},
+    )
+
+
+def pair_distances(embeddings: np.ndarray) -> np.ndarray:
+    """Squared L2 distances (N/2,) float64 of the pairs of rows 2k and 2k + 1 of unit embeddings (N, D).
+
+    Raises:
+        ValueError: N is odd, a value is not finite, or a row is not of unit length.
+    """
+    if embeddings.ndim != 2 or len(embeddings) % 2:
+        raise ValueError(f"embeddings are {embeddings.shape}, expected (N, D) with N even: two rows a pair")
+    finite = np.isfinite(embeddings).all(axis=1)
+    if not finite.all():
+        row, count = int(np.argmin(finite)), int((~finite).sum())
+        raise ValueError(
+            f"embedding {row} ({count} of {len(finite)} rows) is not finite: the network or its input is "
+            f"broken; lower the learning rate or load another checkpoint"
+        )
+    exact = embeddings.astype(np.float64)
+    norms = np.linalg.norm(exact, axis=1)
+    off = np.abs(norms - 1) > _NORM_TOLERANCE
+    if off.any():
+        row = int(np.argmax(off))
+        raise ValueError(f"embedding {row} has length {norms[row]:.6g}, expected 1: normalise the embeddings")
+    return np.square(exact[0::2] - exact[1::2]).sum(axis=1)
+
+
+def k_fold_accuracy(distances: np.ndarray, same: np.ndarray, folds: int = 10) -> tuple[float, float, float]:
+    """Accuracy on each fold at the threshold that is best on the others.
+
+    The folds are contiguous, and the first n % folds have a pair more. Of equally good thresholds the lowest
+    is taken.
+
+    Args:
+        distances: (n,) squared L2.
+        same: (n,) bool.
+        folds: at least 2.
+
+    Returns:
+        Mean and standard deviation of the accuracy over the folds (0 to 1), mean threshold.
+
+    Raises:
+        ValueError: shapes or dtypes, fewer than 2 folds, or fewer pairs than folds.
+    """
+    _check_pairs(distances, same)
+    if folds < 2:
+        raise ValueError(f"folds = {folds}, expected at least 2: one to count on, one to choose the threshold")
+    if len(distances) < folds:
+        raise ValueError(f"{len(distances)} pairs, expected at least {folds}, one a fold: use a larger set")
+    fold_distances, fold_same = np.array_split(distances, folds), np.array_split(same, folds)
+    correct = np.array([_correct_counts(*fold) for fold in zip(fold_distances, fold_same, strict=True)])
+    sizes = np.array([len(fold) for fold in fold_same])  # correct is (folds, 400)
+    best = np.argmax(correct.sum(axis=0) - correct, axis=1)  # on all the other folds; the first of ties
+    accuracies = correct[np.arange(folds), best] / sizes
+    return float(accuracies.mean()), float(accuracies.std()), float(THRESHOLDS[best].mean())
+
+
+def roc(distances: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Receiver operating characteristic: one point for each decision that some threshold makes.
+
+    Args:
+        distances: (n,) squared L2.
+        same: (n,) bool; both kinds must occur.
+
+    Returns:
+        False match rate, true match rate, threshold, each (k + 1,) for k distinct distances, rising from
+        (0, 0) to (1, 1). A pair matches when distance < threshold, so the last threshold is infinite.
+
+    Raises:
+        ValueError: shapes or dtypes, or pairs of one kind only.
+    """
+    genuine, impostor = _sorted_kinds(distances, same)
+    thresholds = np.append(np.unique(distances), np.inf).astype(np.float64)
+    fmr = np.searchsorted(impostor, thresholds, side="left") / len(impostor)
+    tmr = np.searchsorted(genuine, thresholds, side="left") / len(genuine)
+    return fmr, tmr, thresholds
+
+
+def auc(distances: np.ndarray, same: np.ndarray) -> float:
+    """Area under the ROC: the chance that a genuine pair is nearer than an impostor pair, ties by half."""
+    fmr, tmr, _ = roc(distances, same)
+    return float(np.trapezoid(tmr, fmr))
+
+
+def equal_error_rate(distances: np.ndarray, same: np.ndarray) -> float:
+    """The rate at which FMR equals FNMR, on straight lines between the points of the ROC."""
+    fmr, tmr, _ = roc(distances, same)
+    gap = fmr + tmr - 1  # FMR - FNMR: rises from -1 to 1
+    after = int(np.argmax(gap >= 0))
+    share = -gap[after - 1] / (gap[after] - gap[after - 1])
+    return float(fmr[after - 1] + share * (fmr[after] - fmr[after - 1]))
+
+
+def tar_at_far(distances: np.ndarray, same: np.ndarray, far: float) -> float | None:
+    """The highest true accept rate of a threshold whose false accept rate is at most `far`.
+
+    Args:
+        distances: (n,) squared L2.
+        same: (n,) bool; both kinds must occur.
+        far: above 0, at most 1.
+
+    Returns:
+        The rate, 0 to 1, or None when there are fewer than 1 / far impostor pairs, so that accepting just one
+        of them already exceeds `far`.
+
+    Raises:
+        ValueError: `far` out of range, shapes or dtypes, or pairs of one kind only.
+    """
+    if not 0 < far <= 1:
+        raise ValueError(f"far = {far}, expected above 0 and at most 1")
+    genuine, impostor = _sorted_kinds(distances, same)
+    allowed = int(np.floor(far * len(impostor) + 1e-9))  # 0.001 * 3000 may come out just below 3
+    if allowed < 1:
+        return None
+    # Every threshold up to the nearest impostor that is one too many accepts at most `allowed` of them.
+    limit = impostor[allowed] if allowed < len(impostor) else np.inf
+    return float(np.searchsorted(genuine, limit, side="left") / len(genuine))
+
+
+def _check_pairs(distances: np.ndarray, same: np.ndarray) -> None:
+    if distances.ndim != 1 or same.shape != distances.shape or same.dtype != np.bool_:
+        raise ValueError(
+            f"distances are {distances.shape} and same {same.shape} {same.dtype}, expected (n,) and (n,) "
+            f"bool: one entry of each for a pair"
+        )
+    if not np.isfinite(distances).all():
+        raise ValueError(f"distance {int(np.argmin(np.isfinite(distances)))} is not finite")
+
+
+def _sorted_kinds(distances: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted distances of genuine and of impostor pairs."""
+    _check_pairs(distances, same)
+    genuine, impostor = np.sort(distances[same]), np.sort(distances[~same])
+    if not len(genuine) or not len(impostor):
+        raise ValueError(f"{len(genuine)} genuine and {len(impostor)} impostor pairs, expected some of each")
+    return genuine, impostor
+
+
+def _correct_counts(distances: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """How many pairs each threshold decides rightly, (400,) int64."""
+    genuine, impostor = np.sort(distances[same]), np.sort(distances[~same])
+    accepted = np.searchsorted(genuine, THRESHOLDS, side="left")  # distance < threshold
+    refused = len(impostor) - np.searchsorted(impostor, THRESHOLDS, side="left")
+    return accepted + refused
