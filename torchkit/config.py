@@ -28,8 +28,8 @@ from torchkit.util.pixels import INPUT_SIZE_PX
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
-    base = (info.context or {}).get("base", Path.cwd())
-    return (base / path.expanduser()).resolve()
+    base = (info.context or {}).get("base")
+    return path if base is None else (base / path.expanduser()).resolve()
 
 
 class _PathMark:
@@ -42,9 +42,14 @@ Fraction = Annotated[float, Field(ge=0)]
 
 
 class Group(BaseModel):
-    """A group of keys: frozen, no unknown keys, no silent conversion of strings to numbers."""
+    """A group of keys: frozen, no unknown keys. Text that is a number will do, for YAML reads 1e-3 as text.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+    Defaults are validated anew with each file, since paths among them are relative to it.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=False, validate_default=True, revalidate_instances="always"
+    )
 
     @field_validator("*", mode="after")
     @classmethod
@@ -93,8 +98,8 @@ class ClientConfig(Group):
     """native: features leave at the client's resolution; published: as in published weights."""
     CHANNEL_ORDER: Literal["rgb", "bgr"] = "rgb"
     """Colour order of the residual."""
-    INTERFACE: Literal["zero", "random"] = "zero"
-    """How the interfaces start: zero, so that the server starts undisturbed, or random, as published."""
+    INTERFACE: Literal["zero", "identity", "random"] = "zero"
+    """How the interfaces start: see Client.start_interfaces."""
     INIT: ConfigPath | None = None
     """Weights of the bare backbone to start from, e.g. a recogniser's."""
 
@@ -201,6 +206,7 @@ class Config(Group):
     SAVE_MINUTES: Annotated[float, Field(gt=0)] = 10.0
     WEIGHT_DECAY: Fraction = 5e-4
     MOMENTUM: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    CLIP_NORM: Annotated[float, Field(gt=0)] | None = None
 
     NUM_WORKERS: Annotated[int, Field(ge=0)] = 8
     AMP: bool | Literal["bf16", "fp16"] = False
@@ -281,13 +287,20 @@ def _override(values: dict[str, Any], text: str) -> str | None:
     try:
         for name in groups:
             node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
-        value = yaml.safe_load(raw)
-        if isinstance(value, str) and _is_path(key):
-            value = str(Path(value).expanduser().absolute())
+        value = _from_here(key, yaml.safe_load(raw))
         node[int(last) if isinstance(node, list) else last] = value
     except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
-        return f"override {text!r}: {error}"
+        return f"override {text!r}: {str(error).splitlines()[0]}"
     return None
+
+
+def _from_here(key: str, value: Any) -> Any:
+    """`value` of `key` with its paths, if any, relative to the working directory; an empty one stays empty."""
+    if isinstance(value, dict):
+        return {name: _from_here(f"{key}.{name}", item) for name, item in value.items()}
+    if isinstance(value, str) and value and _is_path(key):
+        return str(Path(value).expanduser().absolute())
+    return value
 
 
 def _is_path(key: str) -> bool:

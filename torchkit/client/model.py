@@ -88,10 +88,21 @@ class Client(nn.Module):
             key = draw_key(shape, settings.shuffle_block_px, key_seed, f"tap {tap}")
             self.shuffles[str(tap)] = BlockChannelShuffle(shape, settings.shuffle_block_px, key)
 
-    def silence(self) -> None:
-        """Set the interfaces to zero: the features start as nothing, and the server as if it got none."""
-        for parameter in self.interfaces.parameters():
-            nn.init.zeros_(parameter)
+    def start_interfaces(self, how: str) -> None:
+        """Set the interfaces to where training starts.
+
+        Args:
+            how: "zero": no features, the server starts as if it got none; "identity": the taps themselves, channel
+                by channel, for a backbone with the recogniser's own weights; "random": as published.
+        """
+        for interface in self.interfaces:
+            assert isinstance(interface, nn.Conv2d)
+            if how == "random":
+                interface.reset_parameters()
+                continue
+            (nn.init.zeros_ if how == "zero" else nn.init.dirac_)(interface.weight)
+            assert interface.bias is not None
+            nn.init.zeros_(interface.bias)
 
     def forward(self, residual: Tensor) -> list[Tensor]:
         return [self._feature(index, tap) for index, tap in enumerate(self.backbone.taps(residual))]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+LABEL = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def read_index(index_root: Path, data_root: Path, name: str) -> Index:
 
 def _parse(line: str, file: Path, number: int) -> tuple[str, int]:
     path, _, label = line.rstrip().rpartition(" ")
-    if not path or not label.isdigit():
+    if not path or not LABEL.fullmatch(label):
         raise ValueError(f"{file}, line {number}: {line!r}: expected `relative/path label` with a label from 0 up")
     return path, int(label)
 

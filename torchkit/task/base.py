@@ -149,6 +149,10 @@ class BaseTask:
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses["loss"]).backward()
+        if self.config.CLIP_NORM is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.config.CLIP_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return metrics

@@ -149,8 +149,7 @@ def build_client(config: Config, recogniser: Recogniser) -> Client:
         shuffle_block_px=config.SHUFFLE.BLOCK_PX,
     )
     client = Client(settings, config.SHUFFLE.SEED)
-    if config.CLIENT.INTERFACE == "zero":
-        client.silence()
+    client.start_interfaces(config.CLIENT.INTERFACE)
     if config.CLIENT.INIT is not None:
         _copy_backbone(config.CLIENT.INIT, client)
     return client

@@ -1,0 +1,201 @@
+"""The client network: shapes in both layouts, what it holds, and that the layouts mean the same to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchkit.backbone import get_model
+from torchkit.client import Client, ClientSettings
+from torchkit.server import CompensatedServer, Recogniser
+from torchkit.system import ProFaceC
+from torchkit.util.pixels import residual
+
+IR_SHAPES = ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
+OWN_SHAPES = ((64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7))  # a MobileFaceNet as the server
+SETTINGS = ClientSettings(server_shapes=IR_SHAPES)
+PUBLISHED = replace(SETTINGS, layout="published", shuffle_block_px=28)
+
+
+def residuals(batch: int = 2) -> Tensor:
+    return torch.rand(batch, 3, 112, 112, generator=torch.Generator().manual_seed(3)) * 4 - 2
+
+
+def shapes_of(client: Client) -> list[tuple[int, ...]]:
+    with torch.no_grad():
+        return [tuple(feature.shape) for feature in client.eval()(residuals())]
+
+
+def test_native_features_leave_at_the_clients_resolution() -> None:
+    client = Client(SETTINGS)
+    assert shapes_of(client) == [(2, 64, 28, 28), (2, 128, 14, 14), (2, 256, 7, 7), (2, 512, 7, 7)]
+    assert client.feature_shapes == [(64, 28, 28), (128, 14, 14), (256, 7, 7), (512, 7, 7)]
+
+
+def test_published_features_leave_at_the_servers_resolution() -> None:
+    client = Client(PUBLISHED)
+    assert shapes_of(client) == [(2, *shape) for shape in IR_SHAPES]
+    assert sum(np.prod(shape) for shape in client.feature_shapes) == 376_320
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, PUBLISHED, replace(SETTINGS, server_shapes=OWN_SHAPES)])
+def test_declared_shapes_are_those_of_the_features(settings: ClientSettings) -> None:
+    client = Client(settings)
+    assert shapes_of(client) == [(2, *shape) for shape in client.feature_shapes]
+
+
+@pytest.mark.parametrize("backbone", ["mobilefacenet", "ir_18"])
+def test_client_does_without_the_layers_after_its_last_tap(backbone: str) -> None:
+    client = Client(replace(SETTINGS, backbone=backbone, shuffle_taps=()))
+    whole = get_model(backbone)
+    kept = {name for name in whole.state_dict() if not name.startswith("output_layer")}
+    assert kept < set(whole.state_dict())
+    assert {name for name in client.state_dict() if name.startswith("backbone.")} == {f"backbone.{n}" for n in kept}
+
+
+def test_features_are_interfaces_over_taps_shuffled_by_the_key() -> None:
+    client = Client(replace(SETTINGS, shuffle_taps=(1, 3), shuffle_block_px=7), key_seed=1).eval()
+    with torch.no_grad():
+        features = client(residuals())
+        taps = client.backbone.taps(residuals())
+        for index, (tap, feature) in enumerate(zip(taps, features, strict=True)):
+            weight, bias = client.interfaces[index].weight[:, :, 0, 0], client.interfaces[index].bias
+            expected = torch.einsum("oc,bchw->bohw", weight, tap) + bias.view(1, -1, 1, 1)
+            if index in (0, 2):
+                expected = shuffled(expected, client.state_dict()[f"shuffles.{index + 1}.key"], 7)
+            torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5)
+
+
+def shuffled(x: Tensor, key: Tensor, block_px: int) -> Tensor:
+    out = torch.empty_like(x)
+    columns = x.shape[3] // block_px
+    for k, permutation in enumerate(key):
+        top, left = k // columns * block_px, k % columns * block_px
+        cell = np.s_[top : top + block_px, left : left + block_px]
+        out[:, :, *cell] = x[:, permutation][:, :, *cell]
+    return out
+
+
+@pytest.mark.parametrize("tap", [2, 3, 4])
+def test_layouts_give_the_server_the_same_maps(tap: int) -> None:
+    """A 1x1 convolution and a resize commute, so the server may do the resizing. Tap 1 is shuffled, so not there."""
+    native, published = twins(SETTINGS, PUBLISHED)
+    server = CompensatedServer(Recogniser("ir_18"))
+    torch.nn.init.normal_(server.compensation.weights[tap - 1])
+    states = torch.randn(2, *IR_SHAPES[tap - 1])
+    maps = []
+    for client in (native, published):
+        with torch.no_grad():
+            feature = client(residuals())[tap - 1]
+            aligned = server.recogniser.backbone.align(tap - 1, feature, states.shape[-2:])
+            maps.append(server.compensation(tap - 1, states, aligned))
+    assert (maps[0] - states).abs().max() > 0.1
+    torch.testing.assert_close(*maps, rtol=0, atol=1e-5)
+
+
+def test_layouts_give_the_same_embedding_without_shuffle(make_picture: Callable[[int], np.ndarray]) -> None:
+    native, published = twins(replace(SETTINGS, shuffle_taps=()), replace(PUBLISHED, shuffle_taps=()))
+    clear, obfuscated = (torch.from_numpy(make_picture(seed).transpose(2, 0, 1))[None] for seed in (0, 1))
+    recogniser = Recogniser("ir_18")
+    with torch.no_grad():
+        first, second = (ProFaceC(client, recogniser).eval()(clear, obfuscated) for client in (native, published))
+        plain = recogniser(obfuscated)
+    assert (first - plain).abs().max() > 1e-3, "the features must matter"
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+
+
+def twins(one: ClientSettings, other: ClientSettings) -> tuple[Client, Client]:
+    """Two clients with the same weights."""
+    first, second = Client(one, key_seed=0).eval(), Client(other, key_seed=0).eval()
+    second.backbone.load_state_dict(first.backbone.state_dict())
+    second.interfaces.load_state_dict(first.interfaces.state_dict())
+    return first, second
+
+
+def test_silent_client_sends_nothing() -> None:
+    client = Client(SETTINGS, key_seed=0).eval()
+    client.silence()
+    with torch.no_grad():
+        assert all((feature == 0).all() for feature in client(residuals()))
+    sum(feature.sum() for feature in client(residuals())).backward()
+    assert all((interface.weight.grad != 0).any() for interface in client.interfaces), "it must be able to learn"
+
+
+def test_key_comes_from_the_seed_or_the_operating_system() -> None:
+    keys = [Client(SETTINGS, key_seed=seed).state_dict()["shuffles.1.key"] for seed in (5, 5, 6, None, None)]
+    assert torch.equal(keys[0], keys[1])
+    assert not torch.equal(keys[0], keys[2])
+    assert not torch.equal(keys[3], keys[4])
+
+
+def test_several_shuffled_taps_have_keys_of_their_own() -> None:
+    client = Client(replace(SETTINGS, shuffle_taps=(3, 4), shuffle_block_px=7, server_shapes=OWN_SHAPES), key_seed=1)
+    keys = [client.state_dict()[f"shuffles.{tap}.key"] for tap in (3, 4)]
+    assert keys[0].shape == (1, 128) and keys[1].shape == (1, 512)
+
+
+def test_key_is_no_parameter() -> None:
+    assert not any("shuffles" in name for name, _ in Client(SETTINGS).named_parameters())
+
+
+def test_settings_survive_a_weight_file() -> None:
+    settings = replace(PUBLISHED, channel_order="bgr", shuffle_taps=(1, 2))
+    stored = settings.as_dict()
+    assert not any(isinstance(value, ClientSettings) for value in stored.values())
+    assert ClientSettings.from_dict(stored) == settings
+
+
+def test_block_that_does_not_divide_the_features_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"SHUFFLE\.BLOCK_PX = 9: the map is 28x28"):
+        Client(replace(SETTINGS, shuffle_block_px=9))
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_residual_is_clear_minus_obfuscated_in_the_clients_colour_order(order: str) -> None:
+    rng = np.random.default_rng(0)
+    clear, obfuscated = (rng.integers(0, 256, (2, 3, 112, 112), np.uint8) for _ in range(2))
+    expected = clear.astype(np.float64) / 127.5 - obfuscated.astype(np.float64) / 127.5
+    if order == "bgr":
+        expected = expected[:, [2, 1, 0]]
+    found = residual(torch.from_numpy(clear), torch.from_numpy(obfuscated), order)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_system_feeds_the_client_in_its_colour_order(order: str) -> None:
+    client = Client(replace(SETTINGS, server_shapes=OWN_SHAPES, channel_order=order))
+    system = ProFaceC(client, Recogniser("mobilefacenet")).eval()
+    seen: list[Tensor] = []
+    client.backbone.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    clear = torch.zeros(1, 3, 112, 112, dtype=torch.uint8)
+    clear[:, 0] = 255  # red
+    with torch.no_grad():
+        system(clear, torch.zeros_like(clear))
+    expected = torch.tensor([2.0, 0, 0] if order == "rgb" else [0, 0, 2.0])
+    assert torch.equal(seen[0].mean(dim=(0, 2, 3)), expected)
+
+
+def test_bilinear_resize_is_of_half_pixel_centres() -> None:
+    """What `published` weights were trained with: 28 -> 56, a pixel is 3/4 of the near and 1/4 of the far one."""
+    client = Client(replace(PUBLISHED, shuffle_taps=())).eval()
+    with torch.no_grad():
+        tap = client.backbone.taps(residuals())[0]
+        found = client(residuals())[0]
+        rows = doubled(doubled(tap, 2), 3)
+        expected = F.conv2d(rows, client.interfaces[0].weight, client.interfaces[0].bias)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def doubled(x: Tensor, dim: int) -> Tensor:
+    size = x.shape[dim]
+    index = torch.arange(size)
+    before = x.index_select(dim, (index - 1).clamp(min=0))
+    after = x.index_select(dim, (index + 1).clamp(max=size - 1))
+    both = torch.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], dim=dim + 1)
+    return both.flatten(dim, dim + 1)

@@ -1,0 +1,284 @@
+"""train.py from outside: results, resuming, kills, and what it says to bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import TinySet
+
+from torchkit.backbone import get_model
+from torchkit.config import load_config
+from torchkit.system import load_client_file
+from torchkit.task import TrainTask
+from torchkit.task.checkpoints import CheckpointFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, tiny_set: TinySet) -> Path:
+    """A YAML file with paths relative to itself: 3 epochs of 3 steps on the tiny set."""
+    torch.save(get_model("mobilefacenet").state_dict(), tmp_path / "server.pth")
+    values = {
+        "DATA_ROOT": "pictures",
+        "INDEX_ROOT": "index",
+        "DATASETS": [{"name": tiny_set.name, "batch_size": 4}],
+        "MODEL_ROOT": "out",
+        "LOG_ROOT": "out/tensorboard",
+        "LOGS": "out",
+        "OPTIMIZER": "adamw",
+        "SCHEDULE": "cosine",
+        "LRS": [0.001, 0.0001],
+        "NUM_EPOCH": 3,
+        "NUM_WORKERS": 0,
+        "SERVER": {"NAME": "mobilefacenet", "CHECKPOINT": "server.pth"},
+        "SHUFFLE": {"SEED": 7},
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture
+def train(experiment: Path, tmp_path: Path) -> Run:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "train.py"), "--config", str(experiment), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=120)
+
+    return run
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_run_from_another_folder_writes_its_results(train: Run, experiment: Path) -> None:
+    done = train()
+    assert done.returncode == 0, done.stderr
+    out = experiment.parent / "out"
+    assert load_client_file(out / "client.pth").trained_steps == 9
+    assert load_config(out / "config.yaml") == load_config(experiment)
+    assert "git_revision" in (out / "provenance.json").read_text()
+    assert "step 9/9" in (out / "train.log").read_text()
+    assert list((out / "tensorboard").glob("events*"))
+
+
+def test_only_client_and_compensation_learn(experiment: Path) -> None:
+    task = TrainTask(load_config(experiment, ["NUM_EPOCH=1"]))
+    before = {name: tensor.clone() for name, tensor in task.system.state_dict().items()}
+    task.run()
+    changed = {name for name, tensor in task.system.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert not any(name.startswith("server.recogniser.") for name in changed)
+    assert any(name.startswith("client.interfaces.") for name in changed)
+    assert any(name.startswith("server.compensation.") for name in changed)
+    assert "client.shuffles.1.key" not in changed
+
+
+def test_loss_is_the_sum_of_its_named_terms(experiment: Path) -> None:
+    overrides = ["DISTILLATION.WEIGHT=3", "DISTILLATION.MAP_WEIGHT=0.5", "DATASETS.0.weight=2"]
+    task = TrainTask(load_config(experiment, overrides))
+    batch = next(iter(task.batches(0, 0)))
+    losses = task.losses(batch)
+    clear, obfuscated, labels = batch
+    task.system.client.train()
+    embeddings = task.system(clear, obfuscated)
+    logits = task.heads[0](embeddings, labels)
+    softmax = -logits.log_softmax(dim=1)[torch.arange(4), labels].mean()
+    cosine = 1 - (embeddings * task.system.recogniser(clear)).sum(dim=1).mean()
+    assert losses["margin_softmax"].item() == pytest.approx(2 * softmax.item(), rel=1e-4)
+    assert losses["distillation"].item() == pytest.approx(cosine.item(), rel=1e-4)
+    total = losses["margin_softmax"] + 3 * losses["distillation"] + 0.5 * losses["map_error"]
+    assert losses["loss"].item() == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_training_reduces_the_distillation_term(experiment: Path) -> None:
+    overrides = ["NUM_EPOCH=8", "DATASETS.0.weight=0", "DATASETS.0.batch_size=12", "LRS=[0.002, 0.002]"]
+    task = TrainTask(load_config(experiment, [*overrides, "CLIENT.INTERFACE=random"]))
+    task.run()
+    lines = [line for line in (experiment.parent / "out" / "train.log").read_text().splitlines() if "distill" in line]
+    first, last = (float(line.rpartition("distillation ")[2]) for line in (lines[0], lines[-1]))
+    assert last < 0.8 * first
+
+
+def test_workers_do_not_change_the_result(train: Run, experiment: Path) -> None:
+    out = experiment.parent
+    assert train("NUM_EPOCH=1", "MODEL_ROOT=a", "NUM_WORKERS=0").returncode == 0
+    assert train("NUM_EPOCH=1", "MODEL_ROOT=b", "NUM_WORKERS=2").returncode == 0
+    assert digest(out / "a" / "client.pth") == digest(out / "b" / "client.pth")
+
+
+def test_killed_and_resumed_run_ends_with_the_same_bytes(train: Run, experiment: Path) -> None:
+    """SIGKILL at random moments, until a run comes through; the client must be that of an uninterrupted run."""
+    assert train("MODEL_ROOT=whole").returncode == 0
+    rng = random.Random(0)
+    arguments = ["--config", str(experiment), "--resume", "MODEL_ROOT=killed", "SAVE_MINUTES=0.0001"]
+    kills = 0
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *arguments],
+            cwd=experiment.parent, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            _wait_for_checkpoint(experiment.parent / "killed" / "checkpoints", process)
+            time.sleep(rng.uniform(0, 0.5))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+    assert kills
+    done = train("--resume", "MODEL_ROOT=killed", "SAVE_MINUTES=0.0001")
+    assert done.returncode == 0, done.stderr
+    assert digest(experiment.parent / "killed" / "client.pth") == digest(experiment.parent / "whole" / "client.pth")
+
+
+def _wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the run has written a checkpoint that was not there before, or has ended."""
+    before = set(folder.glob("step_*.pt"))
+    while process.poll() is None and not set(folder.glob("step_*.pt")) - before:
+        time.sleep(0.02)
+
+
+def test_resume_skips_a_torn_checkpoint(train: Run, experiment: Path) -> None:
+    assert train("MODEL_ROOT=whole").returncode == 0
+    assert train("MODEL_ROOT=torn").returncode == 0
+    folder = experiment.parent / "torn"
+    newest = CheckpointFolder(folder / "checkpoints").files()[0]
+    newest.write_bytes(newest.read_bytes()[:5000])
+    (folder / "client.pth").unlink()
+    done = train("--resume", "MODEL_ROOT=torn")
+    assert done.returncode == 0, done.stderr
+    assert f"skipped: training checkpoint {newest}" in done.stdout + done.stderr
+    assert digest(folder / "client.pth") == digest(experiment.parent / "whole" / "client.pth")
+
+
+def test_resume_refuses_another_experiment(train: Run) -> None:
+    assert train("NUM_EPOCH=1", "SAVE_EPOCHS=[1]").returncode == 0
+    done = train("--resume", "NUM_EPOCH=1", "WEIGHT_DECAY=0.1")
+    assert done.returncode == 2
+    assert "WEIGHT_DECAY: 0.0005 -> 0.1" in done.stderr
+
+
+def test_a_second_run_does_not_overwrite_the_first(train: Run, experiment: Path) -> None:
+    assert train("NUM_EPOCH=1").returncode == 0
+    before = digest(experiment.parent / "out" / "client.pth")
+    done = train("NUM_EPOCH=1", "SEED=3")
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
+    assert digest(experiment.parent / "out" / "client.pth") == before
+
+
+def test_backbone_resume_starts_from_a_client(train: Run, experiment: Path) -> None:
+    assert train("NUM_EPOCH=1").returncode == 0
+    client = experiment.parent / "out" / "client.pth"
+    task = TrainTask(load_config(experiment, [f"BACKBONE_RESUME={client}", f"MODEL_ROOT={experiment.parent / 'b'}"]))
+    for name, tensor in load_client_file(client).client.items():
+        assert torch.equal(task.system.client.state_dict()[name], tensor), name
+
+
+def test_head_resume_takes_the_heads(train: Run, experiment: Path) -> None:
+    assert train("NUM_EPOCH=1").returncode == 0
+    checkpoint = CheckpointFolder(experiment.parent / "out" / "checkpoints").files()[0]
+    overrides = [f"HEAD_RESUME={checkpoint}", f"MODEL_ROOT={experiment.parent / 'b'}"]
+    task = TrainTask(load_config(experiment, overrides))
+    saved = torch.load(checkpoint, weights_only=True)["modules"]["heads"]["0.weight"]
+    assert torch.equal(task.heads[0].weight, saved)
+
+
+def test_fresh_backbone_takes_client_init(experiment: Path) -> None:
+    donor = torch.load(experiment.parent / "server.pth", weights_only=True)
+    task = TrainTask(load_config(experiment, [f"CLIENT.INIT={experiment.parent / 'server.pth'}"]))
+    state = task.system.client.backbone.state_dict()
+    assert torch.equal(state["conv_23.project.conv.weight"], donor["conv_23.project.conv.weight"])
+    assert not any(name.startswith("output_layer") for name in state)
+
+
+@pytest.mark.parametrize("amp", ["true", "fp16"])
+def test_mixed_precision_trains_on_the_cpu(experiment: Path, amp: str) -> None:
+    task = TrainTask(load_config(experiment, ["NUM_EPOCH=1", f"AMP={amp}"]))
+    task.run()
+    assert task.step == 3
+
+
+def test_several_branches_have_a_head_each(experiment: Path, tiny_set: TinySet) -> None:
+    half = [line for line in tiny_set.index_file.read_text().splitlines() if line.endswith((" 0", " 1"))]
+    (tiny_set.index_root / "half.txt").write_text("\n".join(half) + "\n")
+    values = yaml.safe_load(experiment.read_text())
+    values["DATASETS"].append({"name": "half", "batch_size": 2, "scale": 32, "margin": 0.1})
+    experiment.write_text(yaml.safe_dump(values))
+    task = TrainTask(load_config(experiment, ["NUM_EPOCH=1"]))
+    task.run()
+    assert [tuple(head.weight.shape) for head in task.heads] == [(3, 512), (2, 512)]
+    assert [head.scale for head in task.heads] == [64, 32]
+    assert task.step == 4  # the larger need: 8 pictures, 2 a step
+
+
+def test_nan_stops_with_step_and_rate(experiment: Path) -> None:
+    task = TrainTask(load_config(experiment))
+    task.system.client.interfaces[0].weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"the loss is nan at step 0 with learning rate 0\.001"):
+        task.run()
+
+
+BAD_INPUT = {
+    "unknown key": (["NUM_EPOCS=3"], "unknown key NUM_EPOCS; did you mean NUM_EPOCH?"),
+    "wrong type": (["NUM_EPOCH=many"], "NUM_EPOCH = 'many': input should be a valid integer"),
+    "missing index": (["DATASETS.0.name=nowhere"], "index not found: "),
+    "missing checkpoint": (["SERVER.CHECKPOINT=nowhere.pth"], "server checkpoint not found: "),
+    "missing client": (["BACKBONE_RESUME=nowhere.pth"], "client file not found: "),
+    "other network": (["SERVER.NAME=ir_18"], "for ir_18 lacks key 'input_layer.0.weight'"),
+    "batch too large": (["DATASETS.0.batch_size=13"], "but the set has only 12 pictures"),
+    "no such device": (["DEVICE=abacus"], "device 'abacus' cannot be used"),
+    "embedding size": (["EMBEDDING_SIZE=128"], "EMBEDDING_SIZE = 128, but mobilefacenet gives embeddings of 512"),
+    "block size": (["SHUFFLE.BLOCK_PX=5"], "SHUFFLE.BLOCK_PX = 5: the map is 28x28"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_a_clear_message(train: Run, case: str) -> None:
+    arguments, message = BAD_INPUT[case]
+    done = train(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unreadable_picture_is_named_with_its_line(train: Run, tiny_set: TinySet) -> None:
+    tiny_set.picture(5).write_bytes(b"not a picture")
+    for workers in (0, 2):
+        done = train(f"NUM_WORKERS={workers}", f"MODEL_ROOT=out{workers}")
+        assert done.returncode == 2, done.stderr
+        expected = f"{tiny_set.index_file}, line 6: {tiny_set.picture(5)} cannot be decoded as a picture"
+        assert f"error: {expected}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_label_gap_and_empty_index(train: Run, tiny_set: TinySet) -> None:
+    text = tiny_set.index_file.read_text()
+    tiny_set.index_file.write_text(text.replace(" 1\n", " 4\n"))
+    assert "label 1 is missing" in train().stderr
+    tiny_set.index_file.write_text("")
+    assert "is empty" in train().stderr
+
+
+def test_nan_in_weights(train: Run, experiment: Path) -> None:
+    path = experiment.parent / "server.pth"
+    state = torch.load(path, weights_only=True)
+    state["conv1.conv.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, path)
+    done = train()
+    assert done.returncode == 2
+    assert "conv1.conv.weight holds NaN or infinite values" in done.stderr
