@@ -94,8 +94,8 @@ def build_system(file: ClientFile, recogniser: Recogniser, where: str) -> ProFac
     shapes = tuple(recogniser.backbone.tap_shapes())
     if file.settings.server_shapes != shapes:
         raise ValueError(
-            f"{where} was trained for a server with maps {list(file.settings.server_shapes)}, but {recogniser.name} has "
-            f"{list(shapes)}; give the server it was trained for with --server"
+            f"{where} was trained for a server with maps {list(file.settings.server_shapes)}, but "
+            f"{recogniser.name} has {list(shapes)}; give the server it was trained for with --server"
         )
     system = ProFaceC(Client(file.settings, key_seed=0), recogniser)
     load_state(system.client, file.client, where)

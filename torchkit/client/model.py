@@ -2,9 +2,10 @@
 
     residual -> backbone -> 4 taps -> interface (1x1 convolution) -> block channel shuffle -> features
 
-Two layouts. `native`: a feature map leaves at the client's resolution, and the server resizes it. `published`: the client resizes first, so that a map leaves at the server's size; this
-is how published weights were trained. A 1x1 convolution commutes with a resize, so both give the server the same
-maps, apart from the borders of shuffled blocks.
+Two layouts. `native`: a feature map leaves at the client's resolution, and the server resizes it. `published`: the
+client resizes first, so that a map leaves at the server's size; this is how published weights were trained. A 1x1
+convolution commutes with a bilinear resize, so both give the server the same maps, apart from the borders of
+shuffled blocks.
 """
 
 from __future__ import annotations

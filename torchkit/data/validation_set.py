@@ -83,11 +83,11 @@ def check_present(root: Path, names: Sequence[str]) -> None:
     missing = [name for name in names if not (root / name).is_dir() and not (root / f"{name}.bin").is_file()]
     if not missing:
         return
-    looked = "; ".join(f"the folder {root / name} (with {name}_list.npy beside it) or {name}.bin" for name in missing)
+    looked = "; ".join(f"{root / name}/ with {name}_list.npy beside it, or {root / name}.bin" for name in missing)
     raise FileNotFoundError(
-        f"no validation set {', '.join(map(repr, missing))}: looked for {looked}. The five sets lfw, cfp_fp, agedb_30, calfw and cplfw come with the data "
-        f"packages of AdaFace and InsightFace: put them under Data/validation, or name the folder that has "
-        f"them; see Data/README.md"
+        f"no validation set {', '.join(map(repr, missing))}: looked for {looked}. lfw, cfp_fp, agedb_30, calfw and cplfw "
+        "come with the data packages of AdaFace and InsightFace: put them under Data/validation, or name the folder "
+        "that has them; see Data/README.md"
     )
 
 

