@@ -118,13 +118,40 @@ def twins(one: ClientSettings, other: ClientSettings) -> tuple[Client, Client]:
     return first, second
 
 
-def test_silent_client_sends_nothing() -> None:
+def test_interfaces_that_start_at_zero_send_nothing_but_can_learn() -> None:
     client = Client(SETTINGS, key_seed=0).eval()
-    client.silence()
+    client.start_interfaces("zero")
     with torch.no_grad():
         assert all((feature == 0).all() for feature in client(residuals()))
     sum(feature.sum() for feature in client(residuals())).backward()
-    assert all((interface.weight.grad != 0).any() for interface in client.interfaces), "it must be able to learn"
+    assert all((interface.weight.grad != 0).any() for interface in client.interfaces)
+
+
+def test_interfaces_that_start_as_the_identity_send_the_taps() -> None:
+    client = Client(replace(SETTINGS, server_shapes=OWN_SHAPES), key_seed=0).eval()
+    client.start_interfaces("identity")
+    with torch.no_grad():
+        features, taps = client(residuals()), client.backbone.taps(residuals())
+    assert torch.equal(features[0], client.shuffles["1"](taps[0]))
+    assert all(torch.equal(feature, tap) for feature, tap in zip(features[1:], taps[1:], strict=True))
+
+
+def test_identity_leaves_channels_that_the_client_lacks_empty() -> None:
+    client = Client(replace(SETTINGS, shuffle_taps=()), key_seed=0).eval()
+    client.start_interfaces("identity")
+    with torch.no_grad():
+        feature, tap = client(residuals())[2], client.backbone.taps(residuals())[2]  # 256 channels from 128
+    assert torch.equal(feature[:, :128], tap) and (feature[:, 128:] == 0).all()
+
+
+def test_interfaces_can_start_at_random() -> None:
+    client = Client(SETTINGS, key_seed=0)
+    client.start_interfaces("zero")
+    client.start_interfaces("random")
+    for interface in client.interfaces:
+        bound = interface.in_channels**-0.5  # PyTorch's default: uniform within it
+        assert 0.9 * bound < interface.weight.abs().max() <= bound
+        assert 0 < interface.bias.abs().max() <= bound
 
 
 def test_key_comes_from_the_seed_or_the_operating_system() -> None:

@@ -235,7 +235,7 @@ def test_recogniser_loads_the_file_and_feeds_it_rgb(file: Path, layers: list[Lay
 
 
 def test_only_128_numbers_are_available() -> None:
-    with pytest.raises(ValueError, match="512.*128"):
+    with pytest.raises(ValueError, match=r"512.*128"):
         DlibResNet(embedding_size=512)
 
 
@@ -278,7 +278,7 @@ def test_torn_file_is_refused(file: Path, tmp_path: Path, fraction: float) -> No
     data = file.read_bytes()
     path = tmp_path / "torn.dat"
     path.write_bytes(data[: int(len(data) * fraction)])
-    with pytest.raises(ValueError, match="torn.dat"):
+    with pytest.raises(ValueError, match=r"torn\.dat"):
         read_dlib_weights(path)
 
 

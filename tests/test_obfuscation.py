@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -120,8 +121,8 @@ def test_every_cell_of_the_hybrid_shows_one_layer(picture: np.ndarray, grid: tup
 
     shown: Counter[str] = Counter()
     rows, columns = ([round(112 * i / n) for i in range(n + 1)] for n in grid)
-    for top, bottom in zip(rows, rows[1:], strict=False):
-        for left, right in zip(columns, columns[1:], strict=False):
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(columns):
             cell = np.s_[top:bottom, left:right]
             same = [kind for kind, layer in layers.items() if np.array_equal(layer[cell], result[cell])]
             assert len(same) == 1, (cell, same)
