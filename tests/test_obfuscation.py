@@ -134,10 +134,10 @@ def test_every_cell_of_the_hybrid_shows_one_layer(picture: np.ndarray, grid: tup
 
 
 def test_hybrid_puts_each_layer_where_it_is_assigned() -> None:
-    layers = {name: np.full((6, 6, 3), value, np.uint8) for name, value in {"a": 1, "b": 2, "c": 3}.items()}
+    layers = {n: np.full((6, 6, 3), value, np.uint8).__getitem__ for n, value in {"a": 1, "b": 2, "c": 3}.items()}
     assignment = np.array([["a", "b", "c"], ["c", "a", "b"]])
     expected = np.array([[1, 1, 2, 2, 3, 3]] * 3 + [[3, 3, 1, 1, 2, 2]] * 3)
-    assert np.array_equal(hybrid(layers, assignment), np.repeat(expected[..., None], 3, axis=-1))
+    assert np.array_equal(hybrid((6, 6, 3), layers, assignment), np.repeat(expected[..., None], 3, axis=-1))
 
 
 def test_hybrid_depends_on_the_generator_alone(picture: np.ndarray) -> None:

@@ -46,10 +46,15 @@ def big_recogniser() -> Recogniser:
 
 @pytest.fixture
 def system(recogniser: Recogniser) -> ProFaceC:
-    made = ProFaceC(Client(SETTINGS, key_seed=11), recogniser)
-    randomise(made.client.state_dict())
-    randomise(made.server.compensation.state_dict())
-    return made.eval()
+    return trained_system(recogniser)
+
+
+@pytest.fixture(scope="module")
+def contents(recogniser: Recogniser, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a good client file holds."""
+    path = tmp_path_factory.mktemp("contents") / "client.pth"
+    save_client_file(path, trained_system(recogniser), REFERENCE, 0)
+    return load_weights_file(path)
 
 
 @pytest.fixture
@@ -57,6 +62,13 @@ def pair(make_picture: Callable[[int], np.ndarray]) -> tuple[Tensor, Tensor]:
     """Two pictures, and two others in the place of obfuscated ones."""
     images = torch.from_numpy(np.stack([make_picture(seed).transpose(2, 0, 1) for seed in range(4)]))
     return images[:2], images[2:]
+
+
+def trained_system(recogniser: Recogniser) -> ProFaceC:
+    made = ProFaceC(Client(SETTINGS, key_seed=11), recogniser)
+    randomise(made.client.state_dict())
+    randomise(made.server.compensation.state_dict())
+    return made.eval()
 
 
 def randomise(state: dict[str, Tensor]) -> None:
@@ -156,29 +168,21 @@ def test_missing_file_is_a_clear_error(tmp_path: Path) -> None:
         load_client_file(tmp_path / "gone.pth")
 
 
-def test_a_later_version_is_a_clear_error(system: ProFaceC, tmp_path: Path) -> None:
-    contents = contents_of(system, tmp_path)
+def test_a_later_version_is_a_clear_error(contents: dict[str, Any], tmp_path: Path) -> None:
     save_weights_file(tmp_path / "later.pth", {**contents, "version": 99})
     with pytest.raises(ValueError, match=r"later\.pth has version 99; this program reads version 1"):
         load_client_file(tmp_path / "later.pth")
 
 
-def contents_of(system: ProFaceC, folder: Path) -> dict[str, Any]:
-    save_client_file(folder / "whole.pth", system, REFERENCE, 0)
-    return load_weights_file(folder / "whole.pth")
-
-
 @pytest.mark.parametrize("key", ["version", "settings", "client", "compensation", "server", "trained_steps"])
 @pytest.mark.parametrize("value", ["missing", 3, "text", [1], {}], ids=str)
 def test_incomplete_client_file_is_a_clear_error(
-    system: ProFaceC, recogniser: Recogniser, tmp_path: Path, key: str, value: Any
+    contents: dict[str, Any], recogniser: Recogniser, tmp_path: Path, key: str, value: Any
 ) -> None:
-    contents = contents_of(system, tmp_path)
+    changed = {**contents, key: value}
     if value == "missing":
-        del contents[key]
-    else:
-        contents[key] = value
-    save_weights_file(tmp_path / "damaged.pth", contents)
+        del changed[key]
+    save_weights_file(tmp_path / "damaged.pth", changed)
     if key == "trained_steps" and value == 3:
         assert load_client_file(tmp_path / "damaged.pth").trained_steps == 3
         return
@@ -203,12 +207,10 @@ def test_incomplete_client_file_is_a_clear_error(
     ids=str,
 )
 def test_settings_that_cannot_be_built_are_a_clear_error(
-    system: ProFaceC, recogniser: Recogniser, tmp_path: Path, change: dict[str, Any]
+    contents: dict[str, Any], recogniser: Recogniser, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    contents = contents_of(system, tmp_path)
-    contents["settings"] |= change
     path = tmp_path / "damaged.pth"
-    save_weights_file(path, contents)
+    save_weights_file(path, {**contents, "settings": {**contents["settings"], **change}})
     with pytest.raises(ValueError, match=r"damaged\.pth"):
         build_system(load_client_file(path), recogniser, str(path))
 

@@ -95,7 +95,7 @@ def test_loss_is_the_sum_of_its_named_terms(experiment: Path) -> None:
     task = TrainTask(load_config(experiment, overrides))
     batch = next(iter(task.batches(0, 0)))
     losses = task.losses(batch)
-    clear, obfuscated, labels = batch
+    clear, obfuscated, labels, _ = batch
     task.system.client.train()
     embeddings = task.system(clear, obfuscated)
     logits = task.heads[0](embeddings, labels)

@@ -208,6 +208,7 @@ class Config(Group):
     MOMENTUM: Annotated[float, Field(ge=0, lt=1)] = 0.9
     CLIP_NORM: Annotated[float, Field(gt=0)] | None = None
 
+    TEACHER_CACHE: ConfigPath | None = None
     NUM_WORKERS: Annotated[int, Field(ge=0)] = 8
     AMP: bool | Literal["bf16", "fp16"] = False
     DEVICE: str = "auto"

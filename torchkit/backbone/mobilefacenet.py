@@ -12,6 +12,8 @@ from torchkit.backbone.base import Backbone
 class ConvBlock(nn.Module):
     """Convolution, batch norm and, unless `linear`, PReLU."""
 
+    runs_in_order = True
+
     def __init__(
         self, in_channels: int, channels: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1,
         linear: bool = False,

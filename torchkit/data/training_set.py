@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from torchkit.data.index import Index
 from torchkit.obfuscation import Sampler
 from torchkit.util.pixels import read_image
 from torchkit.util.seeding import stream
+
+DIGEST_BYTES = 16
 
 
 class SampleKey(NamedTuple):
@@ -37,6 +40,8 @@ class Sample(NamedTuple):
     """(3, 112, 112) uint8 RGB."""
     label: Tensor
     """() int64."""
+    digests: Tensor
+    """(2, 16) uint8: names of the clear picture's pixels, and of its mirror image's."""
 
 
 class TrainingSet(Dataset[Sample]):
@@ -56,7 +61,14 @@ class TrainingSet(Dataset[Sample]):
         if rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
         obfuscated = self.sampler(image, rng)
-        return Sample(_tensor(image), _tensor(obfuscated), torch.tensor(int(index.labels[key.position])))
+        digests = np.stack([picture_digest(image), picture_digest(image[:, ::-1])])
+        label = torch.tensor(int(index.labels[key.position]))
+        return Sample(_tensor(image), _tensor(obfuscated), label, torch.from_numpy(digests))
+
+
+def picture_digest(image: np.ndarray) -> np.ndarray:
+    """(16,) uint8: what tells a picture from every other, whatever file it came from."""
+    return np.frombuffer(hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest(), np.uint8)
 
 
 def _tensor(image: np.ndarray) -> Tensor:

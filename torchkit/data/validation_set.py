@@ -85,9 +85,9 @@ def check_present(root: Path, names: Sequence[str]) -> None:
         return
     looked = "; ".join(f"{root / name}/ with {name}_list.npy beside it, or {root / name}.bin" for name in missing)
     raise FileNotFoundError(
-        f"no validation set {', '.join(map(repr, missing))}: looked for {looked}. lfw, cfp_fp, agedb_30, calfw and cplfw "
-        "come with the data packages of AdaFace and InsightFace: put them under Data/validation, or name the folder "
-        "that has them; see Data/README.md"
+        f"no validation set {', '.join(map(repr, missing))}: looked for {looked}. lfw, cfp_fp, agedb_30, calfw and "
+        "cplfw come with the data packages of AdaFace and InsightFace: put them under Data/validation, or name the "
+        "folder that has them; see Data/README.md"
     )
 
 

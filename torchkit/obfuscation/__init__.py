@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from torchkit.obfuscation.functional import gaussian, hybrid, median, pixelate
+from torchkit.obfuscation.functional import Layer, gaussian, hybrid, median, pixelate
 
 KINDS = ("gaussian", "median", "pixelate", "hybrid")
-HYBRID_PARTS = ("median", "gaussian", "pixelate")
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,13 @@ def obfuscate(image: np.ndarray, kind: str, rng: np.random.Generator, strength: 
     if kind == "pixelate":
         return pixelate(image, strength.blocks)
     if kind == "hybrid":
-        layers = {part: obfuscate(image, part, rng, strength) for part in HYBRID_PARTS}
-        return hybrid(layers, assign_cells(strength.grid, rng))
+        # The median is by far the slowest: it is computed only where it is shown.
+        layers: dict[str, Layer] = {
+            "median": lambda cell: median(image, strength.median_kernel_px, cell),
+            "gaussian": gaussian(image, strength.sigma_px).__getitem__,
+            "pixelate": pixelate(image, strength.blocks).__getitem__,
+        }
+        return hybrid(image.shape, layers, assign_cells(strength.grid, rng))
     raise ValueError(f"unknown obfuscation {kind!r}; known: {', '.join(KINDS)}")
 
 

@@ -5,9 +5,15 @@ What leaves the client is an 8-bit picture, so that is what these return; the re
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import cv2
 import numpy as np
 
+Cell = tuple[slice, slice]
+"""Rows and columns of a picture."""
+Layer = Callable[[Cell], np.ndarray]
+WHOLE: Cell = (slice(None), slice(None))
 GAUSSIAN_KERNEL_PX = 31
 # Mid-grey, the zero of the [-1, 1] range, lies between these two 8-bit values.
 GREY_BELOW, GREY_ABOVE = 127, 128
@@ -25,7 +31,7 @@ def gaussian(image: np.ndarray, sigma_px: float) -> np.ndarray:
     return _to_uint8(blurred)
 
 
-def median(image: np.ndarray, kernel_px: int) -> np.ndarray:
+def median(image: np.ndarray, kernel_px: int, cell: Cell = WHOLE) -> np.ndarray:
     """Median filter with a border of mid-grey (127.5).
 
     A median with an odd number of values is one of them, or the grey: it is the mean of the medians with borders
@@ -34,16 +40,29 @@ def median(image: np.ndarray, kernel_px: int) -> np.ndarray:
     Args:
         image: (H, W, 3) uint8.
         kernel_px: odd side of the window in pixels.
+        cell: rows and columns to compute; default: all.
     """
-    below, above = (_median_with_border(image, kernel_px, grey) for grey in (GREY_BELOW, GREY_ABOVE))
+    half = kernel_px // 2
+    rows, columns = (range(*part.indices(size)) for part, size in zip(cell, image.shape[:2], strict=True))
+    inside = rows[0] >= half and columns[0] >= half
+    inside = inside and rows[-1] + half < image.shape[0] and columns[-1] + half < image.shape[1]
+    if inside:  # no window reaches the border: one filter of the surroundings does
+        around = image[rows[0] - half : rows[-1] + half + 1, columns[0] - half : columns[-1] + half + 1]
+        return _core(cv2.medianBlur(np.ascontiguousarray(around), kernel_px), half)
+    below, above = (_median_with_border(image, kernel_px, rows, columns, grey) for grey in (GREY_BELOW, GREY_ABOVE))
     total = below.astype(np.uint16) + above
     return ((total + ((total >> 1) & 1)) >> 1).astype(np.uint8)
 
 
-def _median_with_border(image: np.ndarray, kernel_px: int, grey: int) -> np.ndarray:
+def _median_with_border(image: np.ndarray, kernel_px: int, rows: range, columns: range, grey: int) -> np.ndarray:
     half = kernel_px // 2
     padded = cv2.copyMakeBorder(image, half, half, half, half, cv2.BORDER_CONSTANT, value=(grey, grey, grey))
-    return cv2.medianBlur(padded, kernel_px)[half:-half, half:-half]
+    around = padded[rows[0] : rows[-1] + 2 * half + 1, columns[0] : columns[-1] + 2 * half + 1]
+    return _core(cv2.medianBlur(np.ascontiguousarray(around), kernel_px), half)
+
+
+def _core(image: np.ndarray, margin: int) -> np.ndarray:
+    return image[margin : image.shape[0] - margin, margin : image.shape[1] - margin]
 
 
 def pixelate(image: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
@@ -78,19 +97,19 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def hybrid(layers: dict[str, np.ndarray], assignment: np.ndarray) -> np.ndarray:
-    """Put together a picture from obfuscated versions of it.
+def hybrid(shape: tuple[int, ...], layers: Mapping[str, Layer], assignment: np.ndarray) -> np.ndarray:
+    """Put together a picture from cells under different obfuscations.
 
     Args:
-        layers: obfuscation name -> the whole picture (H, W, 3) under it.
+        shape: (H, W, 3) of the picture.
+        layers: obfuscation name -> function that gives the obfuscated pixels of a cell.
         assignment: (rows, columns) of names: which obfuscation each cell of the grid shows.
     """
-    out = np.empty_like(next(iter(layers.values())))
-    height, width = out.shape[:2]
-    rows = np.linspace(0, height, assignment.shape[0] + 1).round().astype(int)
-    columns = np.linspace(0, width, assignment.shape[1] + 1).round().astype(int)
+    out = np.empty(shape, np.uint8)
+    rows = np.linspace(0, shape[0], assignment.shape[0] + 1).round().astype(int).tolist()
+    columns = np.linspace(0, shape[1], assignment.shape[1] + 1).round().astype(int).tolist()
     for r, row in enumerate(assignment):
         for c, name in enumerate(row):
             cell = np.s_[rows[r] : rows[r + 1], columns[c] : columns[c + 1]]
-            out[cell] = layers[name][cell]
+            out[cell] = layers[name](cell)
     return out

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchkit.backbone import NUM_TAPS, canonical_name, get_model
 from torchkit.backbone.dlib_resnet import read_dlib_weights
+from torchkit.server.fold import fold_batch_norms
 from torchkit.util.checkpoint import load_state, load_weights_file, state_dict_of
 from torchkit.util.pixels import CHANNEL_ORDERS, network_input
 
@@ -101,4 +102,5 @@ def load_recogniser(name: str, checkpoint: Path, channel_order: str = "auto") ->
         )
     state = RECOGNISERS[recogniser.name].read_weights(checkpoint)
     load_state(recogniser.backbone, state, f"server checkpoint {checkpoint} for {recogniser.name}")
+    fold_batch_norms(recogniser.backbone)
     return recogniser

@@ -31,6 +31,7 @@ from torchkit.util.seeding import restore_rng_state, rng_state, seed_everything
 # Keys that may differ between a checkpoint and the configuration that resumes it.
 FREE_KEYS = frozenset({
     "NUM_WORKERS", "SAVE_EPOCHS", "SAVE_MINUTES", "LOG_ROOT", "LOGS", "MODEL_ROOT", "DEVICE", "META_RESUME",
+    "TEACHER_CACHE",
     "BACKBONE_RESUME", "HEAD_RESUME", "DATA_ROOT", "INDEX_ROOT", "VAL_DATA_ROOT",
 })  # fmt: skip
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

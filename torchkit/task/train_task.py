@@ -24,6 +24,7 @@ from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file
 from torchkit.task.base import BaseTask
 from torchkit.task.checkpoints import load_training_checkpoint
+from torchkit.task.teacher import Teacher
 from torchkit.util.checkpoint import load_state
 
 logger = logging.getLogger("torchkit")
@@ -42,6 +43,7 @@ class TrainTask(BaseTask):
         recogniser = load_recogniser(config.SERVER.NAME, config.SERVER.CHECKPOINT, config.SERVER.CHANNEL_ORDER)
         _check_embedding_size(config, recogniser)
         self.system = ProFaceC(build_client(config, recogniser), recogniser).to(self.device)
+        self.teacher = Teacher(recogniser, config.TEACHER_CACHE, f"autocast {config.AMP}")
         self._start_from_client()
         self.heads = nn.ModuleList(
             HEADS[config.HEAD_NAME](recogniser.embedding_size, index.num_classes, data.scale, data.margin)
@@ -59,11 +61,14 @@ class TrainTask(BaseTask):
         return self.loader
 
     def losses(self, batch: Sample) -> dict[str, Tensor]:
-        clear, obfuscated, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        with torch.no_grad():
-            target_maps, target = self.system.recogniser.trace(clear)  # (B, C_i, H_i, W_i), (B, D)
-        maps, embeddings = self.system.server.trace(obfuscated, self.system.features(clear, obfuscated))
+        clear, obfuscated, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch[:3])
         settings = self.config.DISTILLATION
+        if settings.MAP_WEIGHT:
+            with torch.no_grad():
+                target_maps, target = self.system.recogniser.trace(clear)  # (B, C_i, H_i, W_i), (B, D)
+        else:
+            target = self.teacher(clear, batch.digests)  # (B, D)
+        maps, embeddings = self.system.server.trace(obfuscated, self.system.features(clear, obfuscated))
         margin = self._margin_loss(embeddings, labels)
         distillation = DISTILLATIONS[settings.FORM](embeddings, target)
         losses = {"margin_softmax": margin, "distillation": distillation}
