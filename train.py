@@ -18,6 +18,7 @@ from pathlib import Path
 
 from torchkit.config import load_config
 from torchkit.task import TrainTask
+from torchkit.task.profiling import profile_steps
 from torchkit.util.cli import run_command
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "train.yaml"
@@ -30,6 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (train.yaml)")
     parser.add_argument("--resume", action="store_true", help="continue the newest good checkpoint in MODEL_ROOT")
+    parser.add_argument("--profile", type=int, metavar="N", help="profile N steps and stop: a table, a Chrome trace")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a key of the file")
     return parser.parse_args()
@@ -39,7 +41,12 @@ def main(arguments: argparse.Namespace) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("WORLD_SIZE > 1: training runs in one process; start train.py without torchrun")
     config = load_config(arguments.config, arguments.overrides)
-    TrainTask(config, resume=arguments.resume).run()
+    task = TrainTask(config, resume=arguments.resume)
+    if arguments.profile:
+        table, trace = profile_steps(task, arguments.profile)
+        print(f"{table}\ntrace: {trace}")
+    else:
+        task.run()
 
 
 if __name__ == "__main__":

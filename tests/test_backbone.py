@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchkit.backbone import BACKBONES, Backbone, get_model
 from torchkit.backbone.ir import IR, SqueezeExcitation, Unit
+from torchkit.backbone.mobilefacenet import DepthWise
 
 Layout = dict[str, tuple[int, ...]]
 UNITS = {
@@ -231,6 +232,37 @@ def test_squeeze_and_excitation_follows_its_formula() -> None:
     hidden = (x.mean(dim=(2, 3)) @ gate.fc1.weight[:, :, 0, 0].t()).clamp(min=0)
     factor = 1 / (1 + torch.exp(-(hidden @ gate.fc2.weight[:, :, 0, 0].t())))
     torch.testing.assert_close(gate(x), x * factor[:, :, None, None])
+
+
+@pytest.mark.parametrize(("stride", "residual"), [(2, False), (1, False), (1, True)])
+def test_inverted_bottleneck_follows_its_formula(stride: int, residual: bool) -> None:
+    """1x1 up, 3x3 a channel, 1x1 down without an activation, and the skip."""
+    block = randomised(DepthWise(4, 4, 10, stride, residual)).eval()
+    state = block.state_dict()
+    x = torch.randn(2, 4, 8, 8)
+
+    up = naive_batch_norm(torch.einsum("oc,bchw->bohw", state["conv.conv.weight"][:, :, 0, 0], x), state, "conv.bn")
+    up = naive_prelu(up, state["conv.prelu.weight"])
+    padded = F.pad(up, (1, 1, 1, 1))
+    size = 8 // stride
+    wide = torch.zeros(2, 10, size, size)
+    for row in range(3):
+        for column in range(3):
+            shifted = padded[:, :, row : row + 8 : stride, column : column + 8 : stride]
+            wide += shifted * state["conv_dw.conv.weight"][:, 0, row, column].view(1, -1, 1, 1)
+    wide = naive_prelu(naive_batch_norm(wide, state, "conv_dw.bn"), state["conv_dw.prelu.weight"])
+    out = torch.einsum("oc,bchw->bohw", state["project.conv.weight"][:, :, 0, 0], wide)
+    out = naive_batch_norm(out, state, "project.bn")
+
+    torch.testing.assert_close(block(x), out + x if residual else out, rtol=1e-4, atol=1e-4)
+
+
+def test_mobilefacenet_halves_and_skips_where_it_should() -> None:
+    network = get_model("mobilefacenet")
+    blocks = {name: m for name, m in network.named_modules() if isinstance(m, DepthWise)}
+    assert {name for name, block in blocks.items() if not block.residual} == {"conv_23", "conv_34", "conv_45"}
+    assert {block.conv_dw.conv.stride for block in blocks.values() if not block.residual} == {(2, 2)}
+    assert {block.conv_dw.conv.stride for block in blocks.values() if block.residual} == {(1, 1)}
 
 
 def test_embedding_size_can_be_chosen() -> None:

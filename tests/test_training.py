@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -231,6 +232,14 @@ def test_nan_stops_with_step_and_rate(experiment: Path) -> None:
     task.system.client.interfaces[0].weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"the loss is nan at step 0 with learning rate 0\.001"):
         task.run()
+
+
+def test_profile_prints_a_table_and_writes_a_trace(train: Run, experiment: Path) -> None:
+    done = train("--profile", "1")
+    assert done.returncode == 0, done.stderr
+    assert "training step" in done.stdout
+    assert "traceEvents" in json.loads((experiment.parent / "out" / "profile_trace.json").read_text())
+    assert not (experiment.parent / "out" / "checkpoints").exists()
 
 
 BAD_INPUT = {

@@ -130,7 +130,7 @@ class BaseTask:
         for batch in self.batches(self.epoch, self.step - self.epoch * self.steps_per_epoch):
             for hook in hooks:
                 hook.before_step(self)
-            metrics = self._train_one_step(batch)
+            metrics = self.train_one_step(batch)
             self.step += 1
             for hook in hooks:
                 hook.after_step(self, metrics)
@@ -138,7 +138,12 @@ class BaseTask:
         for hook in hooks:
             hook.after_epoch(self)
 
-    def _train_one_step(self, batch: Any) -> dict[str, float]:
+    def train_one_step(self, batch: Any) -> dict[str, float]:
+        """Forward, backward, update; the named losses.
+
+        Raises:
+            ValueError: the loss is not finite.
+        """
         with self.autocast():
             losses = self.losses(batch)
         metrics = {name: loss.item() for name, loss in losses.items()}

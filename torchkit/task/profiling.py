@@ -1,0 +1,36 @@
+"""Where the time of a training step goes."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from torchkit.task.base import BaseTask
+
+WARMUP_STEPS = 2
+TABLE_ROWS = 25
+
+
+def profile_steps(task: BaseTask, steps: int) -> tuple[str, Path]:
+    """Run `steps` training steps under the profiler, after two that are not counted; nothing is saved but the trace.
+
+    Returns:
+        a table of the operators that took longest, and the Chrome trace (open it in chrome://tracing or Perfetto).
+    """
+    path = task.config.LOGS / "profile_trace.json"
+    activities = [ProfilerActivity.CPU]
+    if task.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    batches = list(islice(task.batches(task.epoch, 0), WARMUP_STEPS + steps))
+    for batch in batches[:WARMUP_STEPS]:
+        task.train_one_step(batch)
+    with profile(activities=activities) as profiler:
+        for batch in batches[WARMUP_STEPS:]:
+            with torch.profiler.record_function("training step"):
+                task.train_one_step(batch)
+    profiler.export_chrome_trace(str(path))
+    order = "self_cuda_time_total" if task.device.type == "cuda" else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=order, row_limit=TABLE_ROWS), path
