@@ -42,9 +42,8 @@ class TrainTask(BaseTask):
         indices = [read_index(config.INDEX_ROOT, config.DATA_ROOT, data.name) for data in config.DATASETS]
         recogniser = load_recogniser(config.SERVER.NAME, config.SERVER.CHECKPOINT, config.SERVER.CHANNEL_ORDER)
         _check_embedding_size(config, recogniser)
-        self.system = ProFaceC(build_client(config, recogniser), recogniser).to(
-            self.device, memory_format=torch.channels_last
-        )
+        self.system = ProFaceC(build_client(config, recogniser), recogniser).to(self.device)
+        self.system.to(memory_format=torch.channels_last)
         self.teacher = Teacher(recogniser, config.TEACHER_CACHE, f"autocast {config.AMP}")
         self._start_from_client()
         self.heads = nn.ModuleList(

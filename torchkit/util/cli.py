@@ -10,7 +10,7 @@ USER_ERROR_EXIT = 2
 
 
 def run_command(main: Callable[[], None], show_traceback: bool) -> None:
-    """Run `main`; turn a ValueError or OSError into "error: ..." on stderr and exit code 2.
+    """Run `main`; turn an error that a user can mend into "error: ..." on stderr and exit code 2.
 
     Args:
         main: the command.
@@ -18,8 +18,8 @@ def run_command(main: Callable[[], None], show_traceback: bool) -> None:
     """
     try:
         main()
-    except (ValueError, OSError) as error:
-        if show_traceback:
+    except (ValueError, OSError, RuntimeError) as error:
+        if show_traceback or not can_be_mended(error):
             raise
         print(f"error: {message_of(error)}", file=sys.stderr)
         raise SystemExit(USER_ERROR_EXIT) from None
@@ -28,9 +28,16 @@ def run_command(main: Callable[[], None], show_traceback: bool) -> None:
         raise SystemExit(130) from None
 
 
+def can_be_mended(error: Exception) -> bool:
+    """Whether the user can do something about it: of PyTorch's RuntimeErrors, about a worker that was killed."""
+    return not isinstance(error, RuntimeError) or "DataLoader worker" in str(error)
+
+
 def message_of(error: BaseException) -> str:
     """The error's message; of one that arose in a data-loader worker the original's, without its traceback."""
     text = str(error)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return f"{text.splitlines()[0]} Is memory short? Lower NUM_WORKERS (training) or --num-workers (validation)."
     if "Original Traceback" not in text:
         return text or type(error).__name__
     last = re.split(r"\n(?=\w[\w.]*(?:Error|Exception): )", text)[-1]
