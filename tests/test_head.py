@@ -113,6 +113,22 @@ def test_gradient_is_finite(kind: type[MarginHead], degrees: float) -> None:
 
 
 @BOTH
+def test_gradient_is_finite_where_the_cosine_is_exactly_1(kind: type[MarginHead]) -> None:
+    cosine = torch.tensor([[1.0], [-1.0], [1 - 6e-8]], requires_grad=True)
+    in_the_plane(kind).with_margin(cosine).sum().backward()
+    assert cosine.grad is not None and torch.isfinite(cosine.grad).all()
+
+
+@BOTH
+def test_cosines_stay_within_their_range(kind: type[MarginHead]) -> None:
+    """Rounding takes the product of two unit vectors beyond 1."""
+    head = kind(512, 200, SCALE, MARGIN)
+    cosines = head.cosines(head.weight.detach())
+    assert cosines.diagonal().min() > 0.999 and cosines.max() == 1
+    assert head.cosines(-head.weight.detach()).min() == -1
+
+
+@BOTH
 @pytest.mark.parametrize("degrees", [20, 60, 100, 140, 165])
 def test_gradient_is_the_slope_of_the_formula(kind: type[MarginHead], degrees: float) -> None:
     theta, step = math.radians(degrees), 1e-5

@@ -84,6 +84,19 @@ def test_median_is_exact(picture: np.ndarray, kernel: int) -> None:
     assert np.array_equal(median(crop, kernel), naive_median(crop, kernel))
 
 
+@given(
+    top=st.integers(0, 39), left=st.integers(0, 39), height=st.integers(1, 40), width=st.integers(1, 40),
+    kernel=st.sampled_from([3, 7, 13, 19]),
+)  # fmt: skip
+def test_median_of_a_cell_is_that_part_of_the_median(
+    picture: np.ndarray, top: int, left: int, height: int, width: int, kernel: int
+) -> None:
+    """Whether or not the windows of the cell reach the border."""
+    crop = np.ascontiguousarray(picture[30:70, 20:60])
+    cell = np.s_[top : min(top + height, 40), left : min(left + width, 40)]
+    assert np.array_equal(median(crop, kernel, cell), median(crop, kernel)[cell])
+
+
 def test_median_of_mostly_border_is_mid_grey_rounded_to_even(picture: np.ndarray) -> None:
     # 49 of the corner window's 169 values are pixels, the others 127.5.
     assert (median(picture, 13)[[0, 0, -1, -1], [0, -1, 0, -1]] == 128).all()

@@ -121,6 +121,14 @@ def test_equal_weights_give_equal_bytes(system: ProFaceC, recogniser: Recogniser
     assert (tmp_path / "other.pth").read_bytes() != data
 
 
+def test_memory_layout_does_not_show_in_the_bytes(system: ProFaceC, tmp_path: Path) -> None:
+    """Training keeps networks channels-last; the weights are the same."""
+    save_client_file(tmp_path / "plain.pth", system, REFERENCE, 5)
+    system.to(memory_format=torch.channels_last)
+    save_client_file(tmp_path / "channels_last.pth", system, REFERENCE, 5)
+    assert (tmp_path / "channels_last.pth").read_bytes() == (tmp_path / "plain.pth").read_bytes()
+
+
 def test_client_file_holds_no_weight_of_the_recogniser(system: ProFaceC, tmp_path: Path) -> None:
     save_client_file(tmp_path / "client.pth", system, REFERENCE, 0)
     contents = load_weights_file(tmp_path / "client.pth")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchkit import __version__
@@ -123,7 +124,11 @@ def save_client_file(path: Path, system: ProFaceC, server: ServerReference, trai
 
 
 def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    return {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
+    """State of a module; copied, since `contiguous` keeps the strides that channels-last gives a 1x1 convolution."""
+    return {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in module.state_dict().items()
+    }
 
 
 def load_client_file(path: Path) -> ClientFile:

@@ -15,8 +15,8 @@ Cell = tuple[slice, slice]
 Layer = Callable[[Cell], np.ndarray]
 WHOLE: Cell = (slice(None), slice(None))
 GAUSSIAN_KERNEL_PX = 31
-# Mid-grey, the zero of the [-1, 1] range, lies between these two 8-bit values.
-GREY_BELOW, GREY_ABOVE = 127, 128
+ROUNDED_GREY = 128
+"""Mid-grey, 127.5, the zero of the [-1, 1] range, in 8 bits."""
 
 
 def gaussian(image: np.ndarray, sigma_px: float) -> np.ndarray:
@@ -32,10 +32,10 @@ def gaussian(image: np.ndarray, sigma_px: float) -> np.ndarray:
 
 
 def median(image: np.ndarray, kernel_px: int, cell: Cell = WHOLE) -> np.ndarray:
-    """Median filter with a border of mid-grey (127.5).
+    """Median filter with a border of mid-grey (127.5); a half is rounded to even.
 
-    A median with an odd number of values is one of them, or the grey: it is the mean of the medians with borders
-    127 and 128, which stay within 8 bits. A half is rounded to even.
+    The median of an odd number of values is one of them: a pixel, or the grey, which rounds to 128. A border of 128
+    gives the same, since no 8-bit pixel lies between the two.
 
     Args:
         image: (H, W, 3) uint8.
@@ -43,26 +43,11 @@ def median(image: np.ndarray, kernel_px: int, cell: Cell = WHOLE) -> np.ndarray:
         cell: rows and columns to compute; default: all.
     """
     half = kernel_px // 2
+    grey = (ROUNDED_GREY,) * 3
+    padded = cv2.copyMakeBorder(image, half, half, half, half, cv2.BORDER_CONSTANT, value=grey)
     rows, columns = (range(*part.indices(size)) for part, size in zip(cell, image.shape[:2], strict=True))
-    inside = rows[0] >= half and columns[0] >= half
-    inside = inside and rows[-1] + half < image.shape[0] and columns[-1] + half < image.shape[1]
-    if inside:  # no window reaches the border: one filter of the surroundings does
-        around = image[rows[0] - half : rows[-1] + half + 1, columns[0] - half : columns[-1] + half + 1]
-        return _core(cv2.medianBlur(np.ascontiguousarray(around), kernel_px), half)
-    below, above = (_median_with_border(image, kernel_px, rows, columns, grey) for grey in (GREY_BELOW, GREY_ABOVE))
-    total = below.astype(np.uint16) + above
-    return ((total + ((total >> 1) & 1)) >> 1).astype(np.uint8)
-
-
-def _median_with_border(image: np.ndarray, kernel_px: int, rows: range, columns: range, grey: int) -> np.ndarray:
-    half = kernel_px // 2
-    padded = cv2.copyMakeBorder(image, half, half, half, half, cv2.BORDER_CONSTANT, value=(grey, grey, grey))
     around = padded[rows[0] : rows[-1] + 2 * half + 1, columns[0] : columns[-1] + 2 * half + 1]
-    return _core(cv2.medianBlur(np.ascontiguousarray(around), kernel_px), half)
-
-
-def _core(image: np.ndarray, margin: int) -> np.ndarray:
-    return image[margin : image.shape[0] - margin, margin : image.shape[1] - margin]
+    return cv2.medianBlur(np.ascontiguousarray(around), kernel_px)[half : half + len(rows), half : half + len(columns)]
 
 
 def pixelate(image: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
