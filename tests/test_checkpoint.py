@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ def lightning_contents(classes: types.SimpleNamespace, weights: dict[str, Tensor
         "callbacks": {classes.ModelCheckpoint: {"best_model_score": torch.tensor(0.9), "dirpath": "runs"}},
         "more_callbacks": [classes.ModelCheckpoint()],
         "hyper_parameters": classes.AttributeDict(lr=0.1, milestones=classes.Stages([12, 20]), seed=None),
-        "arguments": argparse.Namespace(arch="ir_101"),
+        "arguments": argparse.Namespace(arch="ir_101", root=Path("data"), rate=np.float64(0.1)),
         "state_dict": OrderedDict(
             [(f"model.{key}", tensor) for key, tensor in weights.items()]
             + [("head.kernel", torch.randn(4, 5)), ("head.batch_mean", torch.ones(1))]

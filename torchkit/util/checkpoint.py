@@ -22,7 +22,10 @@ from torch import Tensor, nn
 from torchkit.util.files import atomic_write_bytes
 
 # Packages whose classes appear in published checkpoints as settings. They are never imported.
-SETTINGS_PACKAGES = ("pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "omegaconf", "argparse")
+SETTINGS_PACKAGES = (
+    "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "omegaconf", "argparse",
+    "numpy", "pathlib",
+)  # fmt: skip
 TENSOR_BUILDERS = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"}
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -70,7 +73,10 @@ class RestrictedUnpickler(pickle._Unpickler):
             return getattr(torch, name)
         if (module, name) == ("torch", "Size"):
             return torch.Size
-        if module.split(".")[0] in SETTINGS_PACKAGES:
+        if module.split(".")[0] in SETTINGS_PACKAGES or (module, name) == (
+            "_codecs",
+            "encode",
+        ):  # bytes of a NumPy scalar
             return _Placeholder
         raise pickle.UnpicklingError(f"names {module}.{name}, which is no tensor and would be executed; refused")
 
