@@ -1,5 +1,6 @@
 # make demo     train and evaluate on the ORL faces: results under runs/demo/
 # make test     the test suite
+# make bench    speed beside a plain baseline, as ratios: benchmarks/out/bench.json
 # make check    ruff, mypy, tests: what CI runs
 # make clean    remove the environment and the demo's data and results
 #
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint check bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m torchkit.data.prepare demo --out Data/demo --model-root model
@@ -25,6 +26,9 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 check: lint test
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/bench.py
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -157,6 +157,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_present(settings.data_root, settings.datasets)
     device = pick_device(settings.device)
     system = load_system(settings).to(device)
+    system.to(memory_format=torch.channels_last)
     rows: list[Row] = []
     plots = []
     for name in settings.datasets:
