@@ -45,6 +45,7 @@ def sets(tmp_path: Path, make_picture: Callable[[int], np.ndarray]) -> Path:
     """A set "six" of 20 pairs over 6 distinct pictures; folder of the sets."""
     rng = np.random.default_rng(0)
     choice = rng.integers(0, PEOPLE, (PAIRS, 2))
+    choice[:PEOPLE, 0] = np.arange(PEOPLE)  # everybody occurs
     choice[::2, 1] = choice[::2, 0]
     pictures = np.stack([make_picture(seed).transpose(2, 0, 1) for seed in range(PEOPLE)])
     write_validation_set(tmp_path / "sets", "six", pictures[choice.ravel()], choice[:, 0] == choice[:, 1])

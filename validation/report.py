@@ -151,12 +151,14 @@ def draw_roc(out_dir: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]], ti
         raise ValueError(f"no curves to draw for {title!r}: give at least one")
     smallest = min((fmr[fmr > 0].min() for fmr, _ in curves.values() if (fmr > 0).any()), default=1.0)
     left = 10.0 ** (np.ceil(np.log10(smallest)) - 1)  # the place of rate 0, which a logarithm does not have
-    figure = _new_figure(5.6, 4.4)
+    figure = _new_figure(7.4, 4.4)
     axes = figure.add_subplot()
+    colours = _roc_colours(list(curves))
     for label, (fmr, tmr) in curves.items():
         start = max(int(np.searchsorted(fmr, 0, side="right")) - 1, 0)  # the best point of rate 0
         x, y = np.maximum(fmr[start:], left), 100 * tmr[start:]
-        axes.step(x, y, where="post", linewidth=1.8, label=label, color=_COLOURS.get(label), clip_on=False)
+        style = "--" if label.endswith("obfuscated") else "-"
+        axes.step(x, y, style, where="post", linewidth=1.6, label=label, color=colours[label], clip_on=False)
     chance = np.geomspace(left, 1, 200)
     axes.plot(chance, 100 * chance, color="0.6", linestyle=":", linewidth=1.2, label="chance")
     axes.set(xscale="log", xlim=(left, 1), ylim=(0, 100), title=title)
@@ -165,9 +167,15 @@ def draw_roc(out_dir: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]], ti
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="0.85")
+    figure.legend(loc="outside right upper", frameon=False)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", title).strip("_")
     return _save(figure, Path(out_dir) / f"roc_{name}.png")
+
+
+def _roc_colours(labels: Sequence[str]) -> dict[str, str]:
+    """A colour for each label; "gaussian, obfuscated" and "gaussian, compensated" share one."""
+    kinds = list(dict.fromkeys(label.partition(",")[0] for label in labels))
+    return {label: f"C{kinds.index(label.partition(',')[0])}" for label in labels}
 
 
 def _group(rows: Sequence[Row]) -> dict[tuple[str, str | None], dict[str, Row]]:
