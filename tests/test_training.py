@@ -18,11 +18,13 @@ import torch
 import yaml
 from conftest import TinySet
 
+import train as train_command
 from torchkit.backbone import get_model
 from torchkit.config import load_config
 from torchkit.system import load_client_file
 from torchkit.task import TrainTask
 from torchkit.task.checkpoints import CheckpointFolder
+from torchkit.util.cli import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -258,12 +260,18 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gets_a_clear_message(train: Run, case: str) -> None:
+def test_bad_input_gets_a_clear_message(
+    case: str, experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments, message = BAD_INPUT[case]
-    done = train(*arguments)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(experiment), *arguments])
+    parsed = train_command.parse_arguments()
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: train_command.main(parsed), parsed.traceback)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
 
 
 def test_unreadable_picture_is_named_with_its_line(train: Run, tiny_set: TinySet) -> None:
