@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from torchkit.util.files import atomic_folder, atomic_write_bytes
+from torchkit.util.pixels import decode_rgb
 
 IMAGE_SHAPE = (3, 112, 112)
 """(channels, height, width) of every image of a set."""
@@ -337,10 +337,7 @@ def _encoded_bytes(entry: Any, path: Path, row: int) -> bytes:
 
 def _decode_image(encoded: bytes, path: Path, row: int) -> np.ndarray:
     """Bytes of a JPEG or PNG -> (3, 112, 112) uint8 RGB."""
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)  # (H, W, 3) BGR
-    except cv2.error:
-        image = None
+    image = decode_rgb(encoded)
     if image is None:
         raise ValueError(f"{path}: image {row} cannot be decoded as JPEG or PNG: {_DOWNLOAD_AGAIN}")
     if image.shape != (112, 112, 3):
@@ -349,7 +346,7 @@ def _decode_image(encoded: bytes, path: Path, row: int) -> np.ndarray:
             f"{path}: image {row} is {width} x {height} px, expected 112 x 112: use the set of aligned faces "
             f"(see Data/README.md)"
         )
-    return np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
 class _DataUnpickler(pickle._Unpickler):

@@ -26,6 +26,8 @@ SETTINGS_PACKAGES = (
     "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "omegaconf", "argparse",
     "numpy", "pathlib",
 )  # fmt: skip
+# How an old pickle spells the bytes of a NumPy scalar.
+NUMPY_SCALAR_BYTES = ("_codecs", "encode")
 TENSOR_BUILDERS = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"}
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -73,10 +75,7 @@ class RestrictedUnpickler(pickle._Unpickler):
             return getattr(torch, name)
         if (module, name) == ("torch", "Size"):
             return torch.Size
-        if module.split(".")[0] in SETTINGS_PACKAGES or (module, name) == (
-            "_codecs",
-            "encode",
-        ):  # bytes of a NumPy scalar
+        if module.split(".")[0] in SETTINGS_PACKAGES or (module, name) == NUMPY_SCALAR_BYTES:
             return _Placeholder
         raise pickle.UnpicklingError(f"names {module}.{name}, which is no tensor and would be executed; refused")
 

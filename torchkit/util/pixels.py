@@ -33,20 +33,28 @@ def _ordered(images: Tensor, channel_order: str) -> Tensor:
     return images.flip(1) if channel_order == "bgr" else images
 
 
+def decode_rgb(data: bytes) -> np.ndarray | None:
+    """Encoded picture -> (H, W, 3) uint8 RGB; None if it is none."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # OpenCV's answer to no bytes at all
+        return None
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """Encoded picture -> (112, 112, 3) uint8 RGB.
 
     Raises:
         ValueError: not a picture, or not 112x112; the message begins with `name`.
     """
-    pixels = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(pixels, cv2.IMREAD_COLOR) if pixels.size else None
+    image = decode_rgb(data)
     if image is None:
         raise ValueError(f"{name} cannot be decoded as a picture; replace it or take it out of the list")
     if image.shape[:2] != (INPUT_SIZE_PX, INPUT_SIZE_PX):
         height, width = image.shape[:2]
         raise ValueError(f"{name} is {width}x{height}, expected an aligned 112x112 face; see Data/README.md")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def read_image(path: Path, name: str) -> np.ndarray:
