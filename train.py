@@ -20,6 +20,7 @@ from torchkit.config import load_config
 from torchkit.task import TrainTask
 from torchkit.task.profiling import profile_steps
 from torchkit.util.cli import run_command
+from torchkit.util.device import keep_freed_memory
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "train.yaml"
 
@@ -51,4 +52,5 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     arguments = parse_arguments()
+    keep_freed_memory()
     run_command(lambda: main(arguments), arguments.traceback)

@@ -1,4 +1,4 @@
-"""The table, the files and the charts of a validation."""
+"""The tables and the files of a validation."""
 
 from __future__ import annotations
 
@@ -6,39 +6,47 @@ import csv
 import json
 import subprocess
 import sys
-from dataclasses import asdict, fields
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from validation import report
-from validation.report import Row, draw_accuracy, draw_roc, format_table, write_results
+from validation.intervals import Intervals
+from validation.report import Row, notes_on, rates_table, summary_table, write_results
+from validation.tables import Table
 from validation.verification import Verification
 
+REASON = "3000 impostor pairs, 30000 needed"
+RATES = Verification(
+    accuracy=0.0,
+    accuracy_std=0.01,
+    threshold=1.25,
+    auc=0.97,
+    eer=0.04,
+    tar_at_far={"1e-1": 0.99, "1e-2": 0.875, "1e-3": None},
+    tar_at_far_missing={"1e-3": REASON},
+)
+INTERVALS = Intervals(
+    accuracy=(0.94, 0.96), auc=(0.9625, 0.975), eer=(0.03, 0.05), tar_at_far={"1e-1": (0.98, 1.0), "1e-2": (0.8, 0.9)}
+)
 
-def make_row(dataset: str, obfuscation: str | None, condition: str, accuracy: float, **changes: Any) -> Row:
-    values: dict[str, Any] = {
-        "accuracy_std": 0.01,
-        "threshold": 1.25,
-        "auc": 0.97,
-        "eer": 0.04,
-        "tar_at_far": {"1e-1": 0.99, "1e-2": 0.875, "1e-3": None},
-        "images": 7701,
-        "pairs": 6000,
-    }
-    return Row(dataset, obfuscation, condition, accuracy, **(values | changes))
+
+def make_row(
+    dataset: str, obfuscation: str | None, condition: str, accuracy: float, accuracy_std: float = 0.01, **changes: Any
+) -> Row:
+    result = replace(RATES, accuracy=accuracy, accuracy_std=accuracy_std)
+    return Row(dataset, obfuscation, condition, result, **({"images": 7701, "pairs": 6000} | changes))
 
 
 ROWS = [
     make_row("lfw", None, "clear", 0.9975, accuracy_std=0.0025),
     make_row("lfw", "gaussian", "obfuscated", 0.80),
-    make_row("lfw", "gaussian", "compensated", 0.95, payload_bytes=14251.5),
+    make_row("lfw", "gaussian", "compensated", 0.95, payload_bytes=14251.5, intervals=INTERVALS),
     make_row("lfw", "hybrid", "obfuscated", 0.70),
     make_row("lfw", "hybrid", "compensated", 0.60),
     make_row("cplfw", None, "clear", 0.90),
@@ -50,7 +58,7 @@ ROWS = [
 
 def cells(rows: list[Row]) -> list[list[str]]:
     """The table's body: what stands under each piece of the rule, which must be all there is."""
-    lines = format_table(rows).splitlines()
+    lines = summary_table(rows).text().splitlines()
     ends = np.cumsum([len(dashes) + 2 for dashes in lines[1].split("  ")])
     starts = [0, *ends[:-1]]
     for line in lines:
@@ -71,7 +79,7 @@ def test_table_says_accuracies_and_recovery_in_per_cent() -> None:
 
 
 def test_table_is_aligned_ascii_with_named_columns() -> None:
-    lines = format_table(ROWS).splitlines()
+    lines = summary_table(ROWS).text().splitlines()
     assert lines[0].split("  ")[0] == "dataset"
     assert [word for word in lines[0].split() if word != "%"] == [
         "dataset",
@@ -82,8 +90,8 @@ def test_table_is_aligned_ascii_with_named_columns() -> None:
         "recovery",
     ]
     assert len({len(line) for line in lines}) == 1
-    assert format_table(ROWS).isascii()
-    assert format_table(ROWS).endswith("\n")
+    assert summary_table(ROWS).text().isascii()
+    assert summary_table(ROWS).text().endswith("\n")
 
 
 def test_table_of_parts_shows_dashes() -> None:
@@ -122,7 +130,7 @@ def test_recovery_is_the_share_of_the_loss(clear: float, obfuscated: float, comp
 
 def test_two_rows_for_one_place_are_refused() -> None:
     with pytest.raises(ValueError, match="two rows for lfw, gaussian, obfuscated"):
-        format_table([*ROWS, ROWS[1]])
+        summary_table([*ROWS, ROWS[1]])
 
 
 def test_row_checks_its_condition() -> None:
@@ -132,19 +140,92 @@ def test_row_checks_its_condition() -> None:
         make_row("lfw", None, "compensated", 0.9)
 
 
-def test_row_takes_every_field_of_a_verification() -> None:
-    assert {field.name for field in fields(Verification)} <= {field.name for field in fields(Row)}
+def test_published_accuracies_get_a_column_where_there_are_any() -> None:
+    rows = [replace(ROWS[0], reference_accuracy=0.9982), *ROWS[1:]]
+    lines = cells(rows)
+    header = summary_table(rows).columns
+    assert header[2:4] == ["clear %", "published %"]
+    assert [line[3] for line in lines] == ["99.82", "99.82", "-", "-"]
+    assert "published %" not in summary_table(ROWS).columns
+
+
+def test_rates_table_holds_every_row_in_per_cent() -> None:
+    plain, full = rates_table(ROWS, intervals=False), rates_table(ROWS, intervals=True)
+    assert plain.columns == full.columns
+    found = dict(zip(plain.columns, plain.body[2], strict=True))
+    assert found == {
+        "dataset": "lfw",
+        "obfuscation": "gaussian",
+        "condition": "compensated",
+        "accuracy %": "95.00",
+        "AUC %": "97.00",
+        "EER %": "4.00",
+        "TAR@FAR=1e-1 %": "99.00",
+        "TAR@FAR=1e-2 %": "87.50",
+        "TAR@FAR=1e-3 %": "-",
+        "TAR@FAR=1e-4 %": "-",
+        "threshold": "1.250",
+        "payload bytes": "14,252",
+    }
+    with_intervals = dict(zip(full.columns, full.body[2], strict=True))
+    assert with_intervals["accuracy %"] == "95.00 [94.00, 96.00]"
+    assert with_intervals["AUC %"] == "97.00 [96.25, 97.50]"
+    assert with_intervals["TAR@FAR=1e-2 %"] == "87.50 [80.00, 90.00]"
+    assert with_intervals["TAR@FAR=1e-3 %"] == "-"
+    assert full.body[1] == plain.body[1]  # this row has no intervals
+
+
+def test_notes_explain_what_the_tables_hold() -> None:
+    (recovery, about_intervals, missing) = notes_on(ROWS)
+    assert recovery.startswith("recovery: ")
+    assert "95 % interval" in about_intervals
+    assert f"lfw at 1e-3 ({REASON})" in missing
+    assert missing.count(": lfw at") + missing.count("; lfw at") == 1  # said once, not for every row
+    measured = replace(RATES, tar_at_far={"1e-1": 0.9}, tar_at_far_missing={})
+    assert len(notes_on([replace(ROWS[0], result=measured)])) == 1
+
+
+def test_markdown_is_a_table_of_the_same_cells() -> None:
+    table = Table(["name", "a|b"], [["x|y", "1"], ["z", "22"]], text_columns=1)
+    assert table.markdown() == "| name | a\\|b |\n| --- | ---: |\n| x\\|y | 1 |\n| z | 22 |\n"
+    assert table.text() == "name  a|b\n----  ---\nx|y     1\nz      22\n"
+
+
+def naive_flat(row: Row) -> dict[str, Any]:
+    """The row as results.json holds it, key by key."""
+    result, intervals = row.result, row.intervals
+    return {
+        "dataset": row.dataset,
+        "obfuscation": row.obfuscation,
+        "condition": row.condition,
+        "accuracy": result.accuracy,
+        "accuracy_std": result.accuracy_std,
+        "threshold": result.threshold,
+        "auc": result.auc,
+        "eer": result.eer,
+        "tar_at_far": result.tar_at_far,
+        "images": row.images,
+        "pairs": row.pairs,
+        "payload_bytes": row.payload_bytes,
+        "tar_at_far_missing": result.tar_at_far_missing,
+        "accuracy_interval": list(intervals.accuracy) if intervals else None,
+        "auc_interval": list(intervals.auc) if intervals else None,
+        "eer_interval": list(intervals.eer) if intervals else None,
+        "tar_at_far_interval": {k: list(v) for k, v in intervals.tar_at_far.items() if v} if intervals else None,
+        "reference_accuracy": row.reference_accuracy,
+    }
 
 
 def test_json_holds_rows_as_rates_and_the_config(tmp_path: Path) -> None:
-    path = write_results(tmp_path / "out", ROWS, {"root": Path("a") / "b", "sets": ("lfw",), "batch": 64})
-    assert path == tmp_path / "out" / "results.json"
-    content = json.loads(path.read_text())
+    config = {"root": Path("a") / "b", "sets": ("lfw",), "batch": 64}
+    paths = write_results(tmp_path / "out", ROWS, config, ["a note"])
+    assert paths["json"] == tmp_path / "out" / "results.json"
+    content = json.loads(paths["json"].read_text())
     assert content["config"] == {"root": str(Path("a") / "b"), "sets": ["lfw"], "batch": 64}
-    assert content["rows"] == [asdict(row) for row in ROWS]
-    assert content["rows"][0]["accuracy"] == 0.9975
-    assert content["rows"][0]["payload_bytes"] is None
-    assert sorted(file.name for file in path.parent.iterdir()) == ["results.csv", "results.json"]
+    assert content["rows"] == [naive_flat(row) for row in ROWS]
+    assert [list(row) for row in content["rows"]] == [list(naive_flat(row)) for row in ROWS]
+    assert content["notes"] == ["a note"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["results.csv", "results.json", "results.md"]
 
 
 def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
@@ -153,9 +234,21 @@ def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(ROWS)
     for line, row in zip(lines, ROWS, strict=True):
-        flat = asdict(row)
-        flat |= {f"tar_at_far_{far}": rate for far, rate in flat.pop("tar_at_far").items()}
+        flat = naive_flat(row)
+        del flat["tar_at_far_missing"]
+        tars, tar_intervals = flat.pop("tar_at_far"), flat.pop("tar_at_far_interval") or {}
+        intervals = {name: flat.pop(f"{name}_interval") for name in ("accuracy", "auc", "eer")}
+        flat |= {f"tar_at_far_{far}": rate for far, rate in tars.items()}
+        for name, interval in {**intervals, **{f"tar_at_far_{far}": tar_intervals.get(far) for far in tars}}.items():
+            flat[f"{name}_low"], flat[f"{name}_high"] = interval or (None, None)
         assert line == {name: "" if value is None else str(value) for name, value in flat.items()}
+
+
+def test_markdown_file_holds_both_tables_and_the_notes(tmp_path: Path) -> None:
+    text = write_results(tmp_path, ROWS, {}, ["first note", "second note"])["md"].read_text()
+    assert summary_table(ROWS).markdown() in text
+    assert rates_table(ROWS, intervals=True).markdown() in text
+    assert "- first note\n- second note\n" in text
 
 
 def test_results_are_replaced_or_left_as_they_were(tmp_path: Path) -> None:
@@ -168,86 +261,6 @@ def test_results_are_replaced_or_left_as_they_were(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     write_results(tmp_path, ROWS[:1], {"run": 2})
     assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 1
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that were saved."""
-    saved: list[Any] = []
-    real_save = report._save
-
-    def save(figure: Any, path: Path) -> Path:
-        saved.append(figure)
-        return real_save(figure, path)
-
-    monkeypatch.setattr(report, "_save", save)
-    return saved
-
-
-def test_bars_show_the_accuracies(tmp_path: Path, figures: list[Any]) -> None:
-    path = draw_accuracy(tmp_path / "out", ROWS)
-    assert path == tmp_path / "out" / "accuracy.png"
-    picture = cv2.imread(str(path))
-    assert picture is not None
-    assert len(np.unique(picture)) > 10
-    (figure,) = figures
-    assert [axes.get_title() for axes in figure.axes] == ["lfw", "cplfw", "calfw"]
-    panel = figure.axes[0]
-    assert [label.get_text() for label in panel.get_xticklabels()] == ["gaussian", "hybrid"]
-    tops = {bars.get_label(): [bar.get_y() + bar.get_height() for bar in bars] for bars in panel.containers[::2]}
-    assert tops["clear"] == pytest.approx([99.75, 99.75])
-    assert tops["obfuscated"] == pytest.approx([80, 70])
-    assert tops["compensated"] == pytest.approx([95, 60])
-    assert panel.get_ylim()[0] == 50
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(report.CONDITIONS)
-
-
-def test_bars_of_a_group_stand_side_by_side(tmp_path: Path, figures: list[Any]) -> None:
-    draw_accuracy(tmp_path, ROWS)
-    bars = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in figures[0].axes[0].patches)
-    assert len(bars) == 6
-    assert all(end <= start for (_, end), (start, _) in pairwise(bars))
-    assert all(start > -0.5 and end < 0.5 for start, end in bars[:3])
-    assert all(start > 0.5 and end < 1.5 for start, end in bars[3:])
-
-
-def test_axis_goes_below_chance_only_for_a_bar_that_does(tmp_path: Path, figures: list[Any]) -> None:
-    draw_accuracy(tmp_path, [make_row("lfw", None, "clear", 0.38, accuracy_std=0.0)])
-    draw_accuracy(tmp_path, [make_row("lfw", None, "clear", 0.01, accuracy_std=0.1)])
-    assert [figure.axes[0].get_ylim()[0] for figure in figures] == [30, 0]
-
-
-def test_legend_names_only_what_is_drawn(tmp_path: Path, figures: list[Any]) -> None:
-    draw_accuracy(tmp_path, ROWS[-1:])
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["clear"]
-
-
-def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no rows"):
-        draw_accuracy(tmp_path, [])
-    with pytest.raises(ValueError, match="no curves to draw for 'lfw'"):
-        draw_roc(tmp_path, {}, "lfw")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_roc_is_drawn_from_rate_zero_on_a_logarithmic_axis(tmp_path: Path, figures: list[Any]) -> None:
-    fmr = np.array([0, 0, 0, 0.003, 0.003, 0.5, 1])
-    tmr = np.array([0, 0.2, 0.4, 0.4, 0.7, 0.7, 1])
-    path = draw_roc(tmp_path, {"clear": (fmr, tmr), "other": (np.array([0.0, 1]), np.array([1.0, 1]))}, "lfw / a")
-    assert path == tmp_path / "roc_lfw_a.png"
-    assert cv2.imread(str(path)) is not None
-    axes = figures[0].axes[0]
-    assert axes.get_title() == "lfw / a"
-    assert axes.get_xscale() == "log"
-    assert axes.get_xlim() == pytest.approx((1e-3, 1))
-    assert axes.get_ylim() == (0, 100)
-    clear, other, chance = axes.get_lines()
-    assert [line.get_label() for line in axes.get_lines()] == ["clear", "other", "chance"]
-    assert clear.get_drawstyle() == "steps-post"
-    np.testing.assert_allclose(clear.get_xdata(), [1e-3, 0.003, 0.003, 0.5, 1])
-    np.testing.assert_allclose(clear.get_ydata(), [40, 40, 70, 70, 100])
-    np.testing.assert_allclose(other.get_xydata(), np.array([[1e-3, 100], [1, 100]]))
-    np.testing.assert_allclose(chance.get_ydata(), 100 * chance.get_xdata())
 
 
 def test_reports_need_no_matplotlib_before_they_draw() -> None:

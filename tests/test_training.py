@@ -217,6 +217,51 @@ def test_mixed_precision_trains_on_the_cpu(experiment: Path, amp: str) -> None:
     assert task.step == 3
 
 
+def test_accumulated_batches_make_one_step_with_their_mean_gradient(experiment: Path) -> None:
+    overrides = ["OPTIMIZER=sgd", "SCHEDULE=step", "LRS=[0.5]", "STAGES=[]", "MOMENTUM=0", "WEIGHT_DECAY=0"]
+    task = TrainTask(load_config(experiment, [*overrides, "ACCUMULATE=2", "DATASETS.0.batch_size=2"]))
+    assert (task.batches_per_epoch, task.steps_per_epoch, task.images_per_step) == (6, 3, 4)
+    batches = next(iter(task.step_batches(0, 0)))
+    assert len(batches) == 2
+    interface = task.system.client.interfaces[3]
+    task.system.client.eval()  # batch norms must not see another batch in between
+    before, gradients, losses = interface.weight.detach().clone(), [], []
+    for batch in batches:
+        loss = task.losses(batch)["loss"]
+        gradients.append(torch.autograd.grad(loss, interface.weight)[0])
+        losses.append(loss.item())
+    metrics = task.train_one_step(batches)
+    assert metrics["loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+    expected = before - 0.5 * (gradients[0] + gradients[1]) / 2
+    torch.testing.assert_close(interface.weight.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulating_more_than_an_epoch_has_is_refused(experiment: Path) -> None:
+    with pytest.raises(ValueError, match="ACCUMULATE = 4, but an epoch has 3 batches"):
+        TrainTask(load_config(experiment, ["ACCUMULATE=4"]))
+
+
+def test_resuming_within_accumulated_steps_sees_the_same_pictures(experiment: Path) -> None:
+    task = TrainTask(load_config(experiment, ["ACCUMULATE=2", "DATASETS.0.batch_size=2"]))
+    whole = [[batch.digests for batch in batches] for batches in task.step_batches(0, 0)]
+    rest = [[batch.digests for batch in batches] for batches in task.step_batches(0, 2)]
+    assert len(whole) == 3
+    assert all(torch.equal(a, b) for a, b in zip(whole[2], rest[0], strict=True))
+    assert len(rest) == 1
+
+
+@pytest.mark.slow  # compiling takes most of a minute
+def test_compiled_networks_give_the_same_loss(experiment: Path) -> None:
+    overrides = ["CLIENT.INTERFACE=random", "DATASETS.0.weight=0"]
+    losses = []
+    for changes in ("COMPILE=false", "COMPILE=true"):
+        task = TrainTask(load_config(experiment, [*overrides, changes, "MODEL_ROOT=" + changes]))
+        for module in task.trained_modules().values():
+            module.train()
+        losses.append([task.train_one_step(batches)["loss"] for batches in task.step_batches(0, 0)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_several_branches_have_a_head_each(experiment: Path, tiny_set: TinySet) -> None:
     half = [line for line in tiny_set.index_file.read_text().splitlines() if line.endswith((" 0", " 1"))]
     (tiny_set.index_root / "half.txt").write_text("\n".join(half) + "\n")

@@ -1,4 +1,4 @@
-"""Reading and writing verification sets: both formats, exact values, and files that are wrong or hostile."""
+"""Reading and writing verification sets, bcolz and .bin: exact values, and files that are wrong or hostile."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchkit.data import validation_set
-from torchkit.data.validation_set import load_validation_set, write_validation_set
+from torchkit.data.problems import stop
+from torchkit.data.validation_set import carray, load_validation_set, write_validation_set
 
 SAME = np.array([True, False, True])
 
@@ -74,7 +74,7 @@ def test_published_carray_is_bgr_in_minus_one_to_one(tmp_path: Path, chunk_rows:
 def test_blocks_cover_every_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_count: int, chunk_rows: int
 ) -> None:
-    monkeypatch.setattr(validation_set, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(carray, "ROWS_AT_ONCE", 3)
     images = make_images(row_count)
     published = images[:, ::-1].astype(np.float32) / np.float32(127.5) - np.float32(1)
     same = np.zeros(row_count // 2, bool)
@@ -84,11 +84,11 @@ def test_blocks_cover_every_row_once(
 
 
 def test_blocks_end_where_chunks_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation_set, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(carray, "ROWS_AT_ONCE", 7)
     for chunk_rows, starts in ((3, [0, 6]), (7, [0, 7]), (8, [0, 8]), (20, [0])):
         rows = np.zeros((10, 3, 112, 112), np.float32)
         folder = write_published_carray(tmp_path, f"s{chunk_rows}", rows, np.zeros(5, bool), chunklen=chunk_rows)
-        blocks = list(validation_set._carray_blocks(folder, 10, chunk_rows))
+        blocks = list(carray._blocks(folder, 10, chunk_rows, stop))
         assert [start for start, _ in blocks] == starts
         assert sum(len(block) for _, block in blocks) == 10
 
@@ -153,7 +153,7 @@ def test_set_whose_list_could_not_be_written_has_none(tmp_path: Path, monkeypatc
     def fail(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(validation_set, "atomic_write_bytes", fail)
+    monkeypatch.setattr(carray, "atomic_write_bytes", fail)
     with pytest.raises(OSError, match="no space left"):
         write_validation_set(tmp_path, "s", make_images(6, seed=1), ~SAME)
     with pytest.raises(FileNotFoundError, match=r"s_list\.npy is missing"):
@@ -333,7 +333,7 @@ def test_description_that_is_no_json_object_is_refused(tmp_path: Path, text: str
 def test_folder_that_is_no_carray_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s_list.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"sizes is missing, so .* is no bcolz carray"):
+    with pytest.raises(ValueError, match=r"s is neither a bcolz carray \(meta/ is missing\) nor a folder of pictures"):
         load_validation_set(tmp_path, "s")
 
 
@@ -418,14 +418,14 @@ SMALL = encode_png(np.zeros((3, 100, 112), np.uint8))
         (([GOOD] * 4, [True]), r"\(1,\) bool, expected \(2,\) bool"),
         (([GOOD] * 2, [2]), "something else than bools"),
         (([GOOD] * 2, [None]), "something else than bools"),
-        (([GOOD] * 2, [1.0]), "something else than bools"),
+        (([GOOD] * 2, [1.0]), "is not read: it uses the opcode BINFLOAT"),
         (([GOOD, "text"], [True]), "image 1 is of type str, expected bytes"),
         (([GOOD, np.zeros((4, 4), np.uint8)], [True]), "image 1 is of type array of another type"),
         (([GOOD, np.zeros(4, np.int16)], [True]), "image 1 is of type array of another type"),
         (([GOOD, np.zeros(4, np.int8)], [True]), "image 1 is of type array of another type"),
         ([GOOD] * 2, "holds a list of other content"),
         (([GOOD] * 2, [True], 3), "holds a tuple of other content"),
-        (({"a": 1}, [True]), "holds a tuple of other content"),
+        (({"a": 1}, [True]), "is not read: it uses the opcode EMPTY_DICT"),
         (7, "holds a int of other content"),
     ],
 )

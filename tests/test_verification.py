@@ -17,11 +17,14 @@ from validation.verification import (
     Verification,
     auc,
     equal_error_rate,
+    k_fold,
     k_fold_accuracy,
     pair_distances,
     roc,
     tar_at_far,
     verify,
+    verify_distances,
+    why_not_measured,
 )
 
 
@@ -70,6 +73,17 @@ def test_k_fold_equals_the_naive_loop_on_overlapping_kinds() -> None:
     assert result == naive_k_fold(distances, same, 10)
     assert 0.5 < result[0] < 1
     assert result[1] > 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(pairs(min_size=10, both_kinds=False), st.sampled_from([2, 3, 10]))
+def test_decisions_are_those_of_each_folds_threshold(data: tuple[np.ndarray, np.ndarray], folds: int) -> None:
+    distances, same = data
+    result = k_fold(distances, same, folds)
+    for fold, (_, test) in enumerate(KFold(folds, shuffle=False).split(distances)):
+        for pair in test:
+            assert result.correct[pair] == ((distances[pair] < result.thresholds[fold]) == same[pair])
+        assert result.accuracies[fold] == pytest.approx(np.mean([result.correct[pair] for pair in test]))
 
 
 def test_threshold_is_chosen_without_the_fold_that_is_counted() -> None:
@@ -148,13 +162,13 @@ def test_equal_error_rate_at_known_places() -> None:
     assert equal_error_rate(np.array([0.0, 2, 1, 3]), same) == 0.5  # one of two crosses
 
 
-@settings(max_examples=100, deadline=None)
-@given(pairs(), st.sampled_from([1e-2, 0.05, 0.1, 1 / 3, 0.5, 1.0]))
-def test_tar_at_far_is_the_best_of_all_thresholds(data: tuple[np.ndarray, np.ndarray], far: float) -> None:
-    distances, same = data
+@settings(max_examples=60, deadline=None)
+@given(pairs(), st.sampled_from([0.05, 0.1, 1 / 3, 0.5, 0.75, 1.0]), st.sampled_from([1, 3, 40]))
+def test_tar_at_far_is_the_best_of_all_thresholds(data: tuple[np.ndarray, np.ndarray], far: float, copies: int) -> None:
+    distances, same = (np.tile(array, copies) for array in data)
     impostors = int((~same).sum())
     limit = Fraction(far).limit_denominator(1000)
-    if impostors < 1 / limit:
+    if limit * impostors < 30:  # the rule of 30
         assert tar_at_far(distances, same, far) is None
         return
     rates = []
@@ -165,20 +179,29 @@ def test_tar_at_far_is_the_best_of_all_thresholds(data: tuple[np.ndarray, np.nda
     assert tar_at_far(distances, same, far) == max(rates, default=0)
 
 
-@pytest.mark.parametrize(("impostors", "expected"), [(999, None), (1000, 0.75), (1001, 0.75)])
-def test_tar_at_far_needs_one_over_far_impostors(impostors: int, expected: float | None) -> None:
-    # The nearest impostor (0.2) may be accepted, the next (0.3) may not: genuine pairs below 0.3 count.
-    distances = np.concatenate([[0.1, 0.2, 0.25, 0.3], [0.2], np.linspace(0.3, 4, impostors - 1)])
+@pytest.mark.parametrize(("impostors", "expected"), [(2999, None), (3000, 0.75), (3001, 0.75)])
+def test_tar_at_far_needs_thirty_false_matches(impostors: int, expected: float | None) -> None:
+    # The 30 nearest impostors (0.2) may be accepted, the next (0.3) may not: genuine pairs below 0.3 count.
+    distances = np.concatenate([[0.1, 0.2, 0.25, 0.3], np.full(30, 0.2), np.linspace(0.3, 4, impostors - 30)])
     same = np.arange(len(distances)) < 4
-    assert tar_at_far(distances, same, 1e-3) == expected
+    assert tar_at_far(distances, same, 1e-2) == expected
+
+
+@pytest.mark.parametrize(
+    ("far", "needed"), [(1e-1, 300), (1e-2, 3_000), (1e-3, 30_000), (1e-4, 300_000), (0.07, 429), (1.0, 30)]
+)
+def test_the_reason_names_what_is_there_and_what_is_needed(far: float, needed: int) -> None:
+    assert why_not_measured(far, needed) is None
+    assert why_not_measured(far, needed - 1) == f"{needed - 1} impostor pairs, {needed} needed"
 
 
 def test_tar_at_far_counts_exactly_where_far_is_no_binary_fraction() -> None:
-    # 0.07 * 100 is 7.000000000000001 and 0.29 * 100 is 28.999999999999996 in binary
-    for far, allowed in ((0.07, 7), (0.29, 29)):
+    # 0.55 * 100 is 55.00000000000001 and 0.58 * 100 is 57.99999999999999 in binary
+    for far, allowed in ((0.55, 55), (0.58, 58)):
         impostor = np.arange(100) / 100 + 0.005
         genuine = np.arange(100) / 100
         distances, same = np.concatenate([genuine, impostor]), np.arange(200) < 100
+        assert far * 100 != allowed
         # `allowed` impostors are accepted by thresholds up to the next one's distance
         assert tar_at_far(distances, same, far) == (genuine < impostor[allowed]).mean()
 
@@ -226,12 +249,12 @@ def test_pair_distance_at_known_angles() -> None:
 
 
 def test_verify_puts_the_figures_together() -> None:
-    rows = unit_rows(460, 8)
-    same = np.arange(230) % 2 == 0
+    rows = unit_rows(1260, 8)
+    same = np.arange(630) % 2 == 0
     rows[1::2][same] = rows[0::2][same] + 1.5 * rows[1::2][same]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     distances = np.square(rows[0::2].astype(np.float64) - rows[1::2]).sum(axis=1)
-    accuracy, accuracy_std, threshold = naive_k_fold(distances, same, 10)
+    accuracy, accuracy_std, threshold = k_fold_accuracy(distances, same)
     result = verify(rows, same)
     assert result == Verification(
         accuracy=accuracy,
@@ -241,12 +264,19 @@ def test_verify_puts_the_figures_together() -> None:
         eer=equal_error_rate(distances, same),
         tar_at_far={
             "1e-1": tar_at_far(distances, same, 0.1),
-            "1e-2": tar_at_far(distances, same, 0.01),
+            "1e-2": None,
             "1e-3": None,
+            "1e-4": None,
+        },
+        tar_at_far_missing={
+            "1e-2": "315 impostor pairs, 3000 needed",
+            "1e-3": "315 impostor pairs, 30000 needed",
+            "1e-4": "315 impostor pairs, 300000 needed",
         },
     )
+    assert result.tar_at_far["1e-1"] is not None
     assert 0.7 < result.accuracy < 1
-    assert verify(rows, same, folds=5).accuracy == naive_k_fold(distances, same, 5)[0]
+    assert verify(rows, same, folds=5).accuracy == k_fold_accuracy(distances, same, 5)[0] != accuracy
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -274,3 +304,96 @@ def test_embeddings_of_another_shape(shape: tuple[int, ...]) -> None:
 def test_verify_of_too_few_pairs() -> None:
     with pytest.raises(ValueError, match="9 pairs, expected at least 10"):
         verify(unit_rows(18, 4), np.arange(9) < 5)
+
+
+# What must not change a result, and what must turn it round.
+
+
+@st.composite
+def labelled_rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Unit embeddings (2n, 4) of n >= 20 pairs and their kinds, overlapping."""
+    count, seed = draw(st.integers(20, 60)), draw(st.integers(0, 2**32 - 1))
+    rows = unit_rows(2 * count, 4, seed)
+    same = np.random.default_rng(seed).random(count) < 0.5
+    same[:2] = True, False
+    rows[1::2][same] += 1.5 * rows[0::2][same]
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True), same
+
+
+@settings(max_examples=15, deadline=None)
+@given(labelled_rows())
+def test_swapping_the_pictures_of_pairs_changes_nothing(data: tuple[np.ndarray, np.ndarray]) -> None:
+    rows, same = data
+    swapped = rows.reshape(-1, 2, rows.shape[1])[:, ::-1].reshape(rows.shape)
+    assert verify(swapped, same) == verify(rows, same)
+
+
+@settings(max_examples=15, deadline=None)
+@given(labelled_rows(), st.integers(0, 2**32 - 1))
+def test_order_within_folds_changes_nothing(data: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    rows, same = data
+    rng = np.random.default_rng(seed)
+    order = np.concatenate([rng.permutation(fold) for fold in np.array_split(np.arange(len(same)), 10)])
+    permuted = rows.reshape(len(same), 2, -1)[order].reshape(rows.shape)
+    assert verify(permuted, same[order]) == verify(rows, same)
+
+
+@settings(max_examples=15, deadline=None)
+@given(labelled_rows(), st.integers(0, 2**32 - 1))
+def test_order_of_folds_changes_no_rate(data: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    distances, same = pair_distances(data[0])[:20], data[1][:20]  # 10 folds of 2
+    order = np.random.default_rng(seed).permutation(10)
+    folds = np.arange(20).reshape(10, 2)[order].ravel()
+    before, after = (verify_distances(distances[chosen], same[chosen]) for chosen in (np.arange(20), folds))
+    assert after.accuracy == pytest.approx(before.accuracy)
+    assert (after.auc, after.eer, after.tar_at_far) == (before.auc, before.eer, before.tar_at_far)
+
+
+@settings(max_examples=15, deadline=None)
+@given(labelled_rows(), st.sampled_from([2.0**-4, 0.5, 2.0, 2.0**10]))
+def test_length_before_normalising_changes_nothing(data: tuple[np.ndarray, np.ndarray], scale: float) -> None:
+    rows, same = data
+
+    def normalised(array: np.ndarray) -> np.ndarray:
+        return array / np.linalg.norm(array, axis=1, keepdims=True)
+
+    assert verify(normalised(scale * rows), same) == verify(normalised(rows), same)
+
+
+@settings(max_examples=15, deadline=None)
+@given(labelled_rows())
+def test_turning_all_embeddings_changes_nothing(data: tuple[np.ndarray, np.ndarray]) -> None:
+    rows, same = data
+    permuted = np.ascontiguousarray(-rows[:, [2, 0, 3, 1]])  # an orthogonal map that float arithmetic does exactly
+    np.testing.assert_allclose(pair_distances(permuted), pair_distances(rows), atol=1e-12)
+    assert verify(permuted, same).accuracy == verify(rows, same).accuracy
+
+
+@settings(max_examples=25, deadline=None)
+@given(pairs())
+def test_rates_that_depend_on_the_order_of_distances_alone(data: tuple[np.ndarray, np.ndarray]) -> None:
+    distances, same = data
+    ranks = np.unique(distances, return_inverse=True)[1].astype(float)
+    for figure in (auc, equal_error_rate):
+        assert figure(ranks, same) == figure(distances, same)
+    tiled = np.tile(same, 60)  # enough impostors
+    rate = tar_at_far(np.tile(ranks, 60), tiled, 0.5)
+    assert rate is not None
+    assert rate == tar_at_far(np.tile(distances, 60), tiled, 0.5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pairs())
+def test_calling_genuine_impostor_turns_the_roc_round(data: tuple[np.ndarray, np.ndarray]) -> None:
+    distances, same = data
+    assert auc(distances, ~same) == pytest.approx(1 - auc(distances, same))
+    assert equal_error_rate(4 - distances, ~same) == pytest.approx(equal_error_rate(distances, same), abs=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pairs(), st.integers(2, 5))
+def test_every_pair_several_times_changes_no_rate(data: tuple[np.ndarray, np.ndarray], copies: int) -> None:
+    distances, same = data
+    repeated = np.tile(distances, copies), np.tile(same, copies)
+    assert auc(*repeated) == pytest.approx(auc(*data))
+    assert equal_error_rate(*repeated) == pytest.approx(equal_error_rate(*data))

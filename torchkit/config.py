@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -21,7 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from torchkit.backbone import canonical_name
+from torchkit.backbone import NUM_TAPS, canonical_name
+from torchkit.client.quantise import BITS, FLOAT_BITS
 from torchkit.obfuscation import KINDS
 from torchkit.util.files import atomic_write_text
 from torchkit.util.pixels import INPUT_SIZE_PX
@@ -30,6 +32,10 @@ from torchkit.util.pixels import INPUT_SIZE_PX
 def _absolute(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base")
     return path if base is None else (base / path.expanduser()).resolve()
+
+
+def _for_all_taps(value: Any) -> Any:
+    return (value,) * NUM_TAPS if isinstance(value, int | float) else value
 
 
 class _PathMark:
@@ -98,10 +104,14 @@ class ClientConfig(Group):
     """native: features leave at the client's resolution; published: as in published weights."""
     CHANNEL_ORDER: Literal["rgb", "bgr"] = "rgb"
     """Colour order of the residual."""
+    INPUT: Literal["residual", "both"] = "residual"
+    """residual: clear minus obfuscated; both: that and the obfuscated picture."""
     INTERFACE: Literal["zero", "identity", "random"] = "zero"
     """How the interfaces start: see Client.start_interfaces."""
     INIT: ConfigPath | None = None
     """Weights of the bare backbone to start from, e.g. a recogniser's."""
+    PICTURE_QUALITY: int | None = None
+    """Of the obfuscated picture: null lossless, 0..100 lossy WebP."""
 
 
 class ObfuscationConfig(Group):
@@ -146,6 +156,48 @@ class ShuffleConfig(Group):
     """Side of a block in pixels of the feature map that leaves (published layout: 28)."""
     SEED: int | None = None
     """Seed of the key; null: drawn from the operating system."""
+
+
+PerTap = Annotated[tuple[float, float, float, float], BeforeValidator(_for_all_taps)]
+"""A number a tap; a single one counts for all."""
+
+
+class QuantizeConfig(Group):
+    """Bits of the features that leave."""
+
+    BITS: PerTap = (32, 32, 32, 32)
+    """1, 2, 4, 8; 32: float32."""
+    START_EPOCH: Fraction = 0.0
+    """Epochs, fractions too, before which features are not quantised."""
+    RAMP_EPOCHS: Fraction = 0.0
+    """Epochs over which training goes from plain to quantised features."""
+
+    @field_validator("BITS")
+    @classmethod
+    def _known(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not set(value) <= {*BITS, FLOAT_BITS}:
+            raise ValueError(f"{list(value)}: allowed are {', '.join(map(str, BITS))} and {FLOAT_BITS} (float32) a tap")
+        return value
+
+
+class PruneConfig(Group):
+    """What of the features does not leave."""
+
+    CHANNELS: PerTap = (0, 0, 0, 0)
+    """Share of the channels."""
+    VALUES: PerTap = (0, 0, 0, 0)
+    """Share of the other channels' values, smallest first."""
+    START_EPOCH: Fraction = 0.0
+    """Epochs, fractions too, before which everything leaves."""
+    RAMP_EPOCHS: Fraction = 0.0
+    """Epochs over which the pruned shares grow to their full size."""
+
+    @field_validator("CHANNELS", "VALUES")
+    @classmethod
+    def _share(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= share <= 1 for share in value):
+            raise ValueError(f"{list(value)}: expected shares from 0 (all is sent) to 1 (nothing is)")
+        return value
 
 
 class DistillationConfig(Group):
@@ -207,16 +259,20 @@ class Config(Group):
     WEIGHT_DECAY: Fraction = 5e-4
     MOMENTUM: Annotated[float, Field(ge=0, lt=1)] = 0.9
     CLIP_NORM: Annotated[float, Field(gt=0)] | None = None
+    ACCUMULATE: Positive = 1
 
     TEACHER_CACHE: ConfigPath | None = None
     NUM_WORKERS: Annotated[int, Field(ge=0)] = 8
-    AMP: bool | Literal["bf16", "fp16"] = False
+    AMP: bool | Literal["auto", "bf16", "fp16"] = False
+    COMPILE: bool = False
     DEVICE: str = "auto"
 
     SERVER: ServerConfig = ServerConfig()
     CLIENT: ClientConfig = ClientConfig()
     OBFUSCATION: ObfuscationConfig = ObfuscationConfig()
     SHUFFLE: ShuffleConfig = ShuffleConfig()
+    QUANTIZE: QuantizeConfig = QuantizeConfig()
+    PRUNE: PruneConfig = PruneConfig()
     DISTILLATION: DistillationConfig = DistillationConfig()
 
     _name = field_validator("BACKBONE_NAME")(canonical_name)
@@ -239,6 +295,15 @@ class Config(Group):
     @classmethod
     def _amp(cls, value: bool | str) -> bool | str:
         return "bf16" if value is True else value
+
+    @model_validator(mode="after")
+    def _zeros(self) -> Config:
+        if any(bits == 1 and share for bits, share in zip(self.QUANTIZE.BITS, self.PRUNE.VALUES, strict=True)):
+            raise ValueError(
+                f"PRUNE.VALUES {list(self.PRUNE.VALUES)} with QUANTIZE.BITS {list(self.QUANTIZE.BITS)}: codes of 1 bit "
+                "have no zero; prune channels of that tap, or give it 2 bits"
+            )
+        return self
 
     @model_validator(mode="after")
     def _learning_rates(self) -> Config:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torchkit import __version__
 from torchkit.client import Client, ClientSettings
 from torchkit.server import CompensatedServer, Recogniser
-from torchkit.util.checkpoint import load_state, load_weights_file, save_weights_file
-from torchkit.util.pixels import residual
+from torchkit.util.checkpoint import load_state, load_weights_file, plain_state, save_weights_file
 
 FORMAT = "proface-c client"
 FORMAT_VERSION = 1
@@ -76,7 +75,7 @@ class ProFaceC(nn.Module):
 
     def features(self, clear: Tensor, obfuscated: Tensor) -> list[Tensor]:
         """What the client sends beside the obfuscated picture: four maps (B, C_i, h_i, w_i)."""
-        return self.client(residual(clear, obfuscated, self.client.settings.channel_order))
+        return self.client(self.client.prepare(clear, obfuscated))
 
     def forward(self, clear: Tensor, obfuscated: Tensor) -> Tensor:
         return self.server(obfuscated, self.features(clear, obfuscated))
@@ -111,8 +110,8 @@ def save_client_file(path: Path, system: ProFaceC, server: ServerReference, trai
         "version": FORMAT_VERSION,
         "written_by": f"torchkit {__version__}",
         "settings": system.client.settings.as_dict(),
-        "client": _on_cpu(system.client),
-        "compensation": _on_cpu(system.server.compensation),
+        "client": plain_state(system.client),
+        "compensation": plain_state(system.server.compensation),
         "server": {
             "name": server.name,
             "checkpoint": str(server.checkpoint) if server.checkpoint else None,
@@ -121,14 +120,6 @@ def save_client_file(path: Path, system: ProFaceC, server: ServerReference, trai
         "trained_steps": trained_steps,
     }
     save_weights_file(path, contents)
-
-
-def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    """State of a module; copied, since `contiguous` keeps the strides that channels-last gives a 1x1 convolution."""
-    return {
-        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, tensor in module.state_dict().items()
-    }
 
 
 def load_client_file(path: Path) -> ClientFile:

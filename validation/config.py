@@ -40,8 +40,16 @@ class Settings:
     """Processes that obfuscate."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N."""
+    amp: str = "auto"
+    """Precision: bf16, none (float32), auto (bf16 where the device computes in it)."""
     seed: int = 1234
-    """Seed of the hybrid obfuscation, together with each picture's content."""
+    """Seed of the hybrid obfuscation, together with each picture's content, and of the bootstrap."""
+    flip: bool = False
+    """Fuse the embeddings of picture and mirror image, as AdaFace's published accuracies do; twice the time."""
+    resamples: int = 1000
+    """Resamples of the bootstrap for the 95 % intervals; 0: no intervals."""
+    examples: int = 2
+    """Faces of each set that report.html shows; 0: none."""
     out: Path = ROOT / "runs" / "validation"
     """Folder for the results."""
     dump_embeddings: bool = False

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from torchkit.data.training_set import one_thread_a_worker
+from torchkit.backbone import NUM_TAPS
+from torchkit.data.training_set import as_received, one_thread_a_worker
 from torchkit.data.validation_set import ValidationSet
 from torchkit.obfuscation import obfuscate
 from torchkit.system import ProFaceC
+from torchkit.util.device import autocast
 from torchkit.util.seeding import content_stream
 
 
@@ -38,13 +41,15 @@ class ObfuscatedPictures(Dataset[tuple[Tensor, Tensor]]):
     """Distinct pictures with their obfuscations.
 
     The hybrid's cells are drawn from the seed and the picture's own bytes: every run and every order of pictures
-    gives the same.
+    gives the same. `quality` is the client's: None for lossless pictures, 0..100 for lossy ones.
 
     Item: (3, 112, 112) uint8 RGB and (K, 3, 112, 112) uint8 RGB.
     """
 
-    def __init__(self, images: np.ndarray, obfuscations: tuple[str, ...], seed: int) -> None:
-        self.images, self.obfuscations, self.seed = images, obfuscations, seed
+    def __init__(
+        self, images: np.ndarray, obfuscations: tuple[str, ...], seed: int, quality: int | None = None
+    ) -> None:
+        self.images, self.obfuscations, self.seed, self.quality = images, obfuscations, seed, quality
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,10 +58,15 @@ class ObfuscatedPictures(Dataset[tuple[Tensor, Tensor]]):
         clear = self.images[position]
         picture = np.ascontiguousarray(clear.transpose(1, 2, 0))
         obfuscated = [
-            obfuscate(picture, kind, content_stream(picture, self.seed, kind)).transpose(2, 0, 1)
+            as_received(evaluation_picture(picture, kind, self.seed), self.quality).transpose(2, 0, 1)
             for kind in self.obfuscations
         ]
         return torch.from_numpy(clear), torch.from_numpy(np.stack(obfuscated))
+
+
+def evaluation_picture(picture: np.ndarray, kind: str, seed: int) -> np.ndarray:
+    """A picture (112, 112, 3) uint8 RGB obfuscated as in validation: evaluation settings, cells by seed and content."""
+    return obfuscate(picture, kind, content_stream(picture, seed, kind))
 
 
 @torch.inference_mode()
@@ -68,13 +78,26 @@ def embed(
     batch_size: int,
     num_workers: int,
     seed: int,
+    flip: bool = False,
+    amp: torch.dtype | None = None,
 ) -> dict[Condition, np.ndarray]:
     """Embeddings of every row of a set under every condition.
+
+    Args:
+        system: client and server.
+        data: the set.
+        obfuscations: kinds.
+        device: to compute on.
+        batch_size: pictures at once.
+        num_workers: processes that obfuscate.
+        seed: of the hybrid.
+        flip: fuse the embeddings of each picture and its mirror image, see `fused`.
+        amp: type of mixed precision; None: float32.
 
     Returns:
         condition -> (N, D) float32, unit length, in row order.
     """
-    pictures = ObfuscatedPictures(data.images, obfuscations, seed)
+    pictures = ObfuscatedPictures(data.images, obfuscations, seed, system.client.settings.picture_quality)
     loader = DataLoader(
         pictures,
         batch_size=batch_size,
@@ -87,10 +110,11 @@ def embed(
         condition: np.empty((len(pictures), system.recogniser.embedding_size), np.float32) for condition in wanted
     }
     start = 0
-    with tqdm(total=len(pictures), desc=data.name, unit=" images", dynamic_ncols=True) as bar:
+    progress = tqdm(total=len(pictures), desc=data.name, unit=" images", dynamic_ncols=True)
+    with progress as bar, autocast(amp, device):
         for clear, obfuscated in loader:
             stop = start + len(clear)
-            embeddings = _embed_batch(system, clear.to(device), obfuscated.to(device))
+            embeddings = _embed_batch(system, clear.to(device), obfuscated.to(device), flip)
             for condition, batch in zip(wanted, embeddings, strict=True):
                 distinct[condition][start:stop] = batch.cpu().numpy()
             bar.update(stop - start)
@@ -98,9 +122,37 @@ def embed(
     return {condition: array[data.rows] for condition, array in distinct.items()}
 
 
-def _embed_batch(system: ProFaceC, clear: Tensor, obfuscated: Tensor) -> Iterator[Tensor]:
+def _embed_batch(system: ProFaceC, clear: Tensor, obfuscated: Tensor, flip: bool) -> Iterator[Tensor]:
     """Embeddings (B, D) in the order of `conditions`; obfuscated is (B, K, 3, 112, 112)."""
-    yield system.recogniser(clear)
+    yield fused(system, clear, None) if flip else system.recogniser(clear)
     for images in obfuscated.unbind(dim=1):
-        yield system.recogniser(images)
-        yield system(clear, images)
+        yield fused(system, images, None) if flip else system.recogniser(images)
+        yield fused(system, clear, images) if flip else system(clear, images)
+
+
+def fused(system: ProFaceC, images: Tensor, obfuscated: Tensor | None) -> Tensor:
+    """Embedding (B, D), unit length, of pictures and their mirror images together.
+
+    The sum of what the recogniser makes of both before it is brought to unit length, so that the longer embedding, of
+    the clearer picture, weighs more: how AdaFace's published accuracies fuse (Kim et al., CVPR 2022).
+
+    Of a compensated picture the clear and the obfuscated picture are both mirrored. The server could mirror the
+    obfuscated picture itself; the features of the mirrored residual are new to it, and a hybrid is not drawn a second
+    time. So the client sends two messages instead of one.
+
+    Args:
+        system: client and server.
+        images: (B, 3, 112, 112) uint8 RGB, clear where `obfuscated` is given.
+        obfuscated: what is sent for them; None: `images` themselves are recognised.
+    """
+    mirrored = None if obfuscated is None else obfuscated.flip(-1)
+    return F.normalize(_unscaled(system, images, obfuscated) + _unscaled(system, images.flip(-1), mirrored))
+
+
+def _unscaled(system: ProFaceC, images: Tensor, obfuscated: Tensor | None) -> Tensor:
+    """The embedding (B, D) before it is brought to unit length; arguments as `fused`."""
+    if obfuscated is None:
+        maps, _ = system.recogniser.trace(images)
+    else:
+        maps, _ = system.server.trace(obfuscated, system.features(images, obfuscated))
+    return system.recogniser.backbone.run_segment(NUM_TAPS, maps[-1]).float()

@@ -4,8 +4,11 @@
     python validation/val_main.py --backbone-resume runs/demo/client.pth --data-root Data/demo --datasets orl
     python validation/val_main.py --obfuscations hybrid --datasets lfw cfp_fp --device cuda
 
-Follows the LFW protocol: 10 folds, the threshold chosen on nine, the accuracy measured on the tenth. Prints a table
-and writes OUT/results.json, results.csv, accuracy.png and a ROC plot for each set.
+Follows the LFW protocol: 10 folds, the threshold chosen on nine, the accuracy measured on the tenth. Beside it stand
+AUC, EER and TAR at fixed FARs (those that the set has enough impostor pairs for), all with 95 % intervals.
+
+Prints two tables and writes to OUT: report.html (everything on one page), results.json, results.csv, results.md,
+accuracy.png, and for each set plots of ROC, DET and distances and pairs_SET.npz, for validation/compare.py.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import textwrap
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +30,19 @@ from torchkit.data.validation_set import ValidationSet, check_present, load_vali
 from torchkit.obfuscation import KINDS
 from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
 from torchkit.system import ClientFile, ProFaceC, build_system, load_client_file
-from torchkit.task.base import pick_device
 from torchkit.util.cli import run_command
+from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.files import atomic_write_bytes
 from torchkit.util.provenance import provenance
 from validation.config import DEFAULT_CHECKPOINTS, PUBLISHED_SERVER, ROOT, Settings
 from validation.evaluate import Condition, embed
-from validation.report import Row, draw_accuracy, draw_roc, format_table, write_results
-from validation.verification import pair_distances, roc, verify
+from validation.examples import example_faces
+from validation.intervals import bootstrap
+from validation.outputs import SetResult, write_outputs
+from validation.pairs import score_pairs
+from validation.references import describe, reference_accuracy
+from validation.report import Row, notes_on, rates_table, summary_table
+from validation.verification import pair_distances, verify_distances
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -58,8 +67,16 @@ def parse_arguments() -> argparse.Namespace:
     option("batch-size", "pictures embedded at once", type=int, metavar="N")
     option("num-workers", "processes that obfuscate", type=int, metavar="N")
     option("device", "auto, cpu, cuda or cuda:N")
-    option("seed", "seed of the hybrid obfuscation", type=int, metavar="N")
+    option("amp", "precision; auto: bf16 where the device computes in it, else none", choices=["auto", "bf16", "none"])
+    option("seed", "seed of the hybrid obfuscation and of the bootstrap", type=int, metavar="N")
+    option("resamples", "resamples for the 95 %% intervals; 0: no intervals", type=int, metavar="N")
+    option("examples", "faces of each set that report.html shows; 0: none", type=int, metavar="N")
     option("out", "folder for the results", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="fuse picture and mirror image, as AdaFace's published accuracies do; takes twice the time",
+    )
     parser.add_argument("--dump-embeddings", action="store_true", help="write OUT/embeddings/*.npz")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     return parser.parse_args()
@@ -73,6 +90,8 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     """
     values = {field.name: getattr(arguments, field.name) for field in fields(Settings)}
     settings = Settings(**values)
+    if settings.resamples < 0 or settings.examples < 0:
+        raise ValueError(f"--resamples {settings.resamples} --examples {settings.examples}: both are 0 (none) or more")
     if settings.batch_size < 1 or settings.num_workers < 0:
         raise ValueError(
             f"--batch-size {settings.batch_size} --num-workers {settings.num_workers}: "
@@ -113,35 +132,47 @@ def find_checkpoint(settings: Settings, file: ClientFile, server: str) -> Path:
     )
 
 
-def evaluate_set(
-    system: ProFaceC, data: ValidationSet, settings: Settings, device: torch.device
-) -> tuple[list[Row], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Rows of the report and ROC curves of one validation set."""
+def evaluate_set(system: ProFaceC, data: ValidationSet, settings: Settings, device: torch.device) -> SetResult:
+    """Rates, distances of all pairs and example faces of one validation set."""
     embeddings = embed(
-        system, data, settings.obfuscations, device, settings.batch_size, settings.num_workers, settings.seed
+        system,
+        data,
+        settings.obfuscations,
+        device,
+        settings.batch_size,
+        settings.num_workers,
+        settings.seed,
+        settings.flip,
+        amp_dtype(settings.amp, device),
     )
-    rows, curves = [], {}
-    for condition, array in embeddings.items():
-        result = verify(array, data.same)
-        row = Row(
-            dataset=data.name,
-            obfuscation=condition.obfuscation,
-            condition=condition.name,
-            images=len(data.images),
-            pairs=len(data.same),
-            payload_bytes=None,
-            **asdict(result),
-        )
-        rows.append(row)
-        false_match, true_match, _ = roc(pair_distances(array), data.same)
-        curves[label(condition)] = (false_match, true_match)
-        if settings.dump_embeddings:
+    if settings.dump_embeddings:
+        for condition, array in embeddings.items():
             dump_embeddings(settings.out, data.name, condition, array)
-    return rows, curves
+    distances = {condition: pair_distances(array) for condition, array in embeddings.items()}
+    rows = [
+        make_row(data, condition, found, settings, system.recogniser.name) for condition, found in distances.items()
+    ]
+    scores = score_pairs(data, dict(zip((row.label for row in rows), distances.values(), strict=True)))
+    faces = example_faces(system.client, data, settings.obfuscations, settings.seed, settings.examples)
+    return SetResult(rows, scores, faces)
 
 
-def label(condition: Condition) -> str:
-    return condition.name if condition.obfuscation is None else f"{condition.obfuscation}, {condition.name}"
+def make_row(
+    data: ValidationSet, condition: Condition, distances: np.ndarray, settings: Settings, recogniser: str
+) -> Row:
+    """All rates of a set under one condition, with intervals if settings.resamples asks for them."""
+    drawn = settings.resamples > 0
+    return Row(
+        dataset=data.name,
+        obfuscation=condition.obfuscation,
+        condition=condition.name,
+        result=verify_distances(distances, data.same),
+        images=len(data.images),
+        pairs=len(data.same),
+        payload_bytes=None,
+        intervals=bootstrap(distances, data.same, settings.resamples, settings.seed) if drawn else None,
+        reference_accuracy=reference_accuracy(recogniser, data.name) if condition.name == "clear" else None,
+    )
 
 
 def dump_embeddings(out: Path, dataset: str, condition: Condition, embeddings: np.ndarray) -> None:
@@ -158,23 +189,28 @@ def main(arguments: argparse.Namespace) -> None:
     device = pick_device(settings.device)
     system = load_system(settings).to(device)
     system.to(memory_format=torch.channels_last)
-    rows: list[Row] = []
-    plots = []
-    for name in settings.datasets:
-        found, curves = evaluate_set(system, load_validation_set(settings.data_root, name), settings, device)
-        rows += found
-        plots.append(draw_roc(settings.out, curves, name))
+    results = [
+        evaluate_set(system, load_validation_set(settings.data_root, name), settings, device)
+        for name in settings.datasets
+    ]
+    rows = [row for result in results for row in result.rows]
     config = {
         **{key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
         "client": system.client.settings.as_dict(),
         "recogniser": {"name": system.recogniser.name, "channel_order": system.recogniser.channel_order},
         "provenance": provenance(),
     }
-    written = [write_results(settings.out, rows, config), draw_accuracy(settings.out, rows), *plots]
-    print(format_table(rows))
+    notes = notes_on(rows)
+    if any(row.reference_accuracy is not None for row in rows):
+        notes.append(describe(system.recogniser.name))
+    written = write_outputs(settings.out, results, config, notes)
+    print(summary_table(rows).text())
+    print(rates_table(rows, intervals=False).text())
+    print("\n".join(textwrap.fill(note, 110, initial_indent="* ", subsequent_indent="  ") for note in notes) + "\n")
     print("wrote " + ", ".join(str(path) for path in written))
 
 
 if __name__ == "__main__":
     parsed = parse_arguments()
+    keep_freed_memory()
     run_command(lambda: main(parsed), parsed.traceback)

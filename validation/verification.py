@@ -2,20 +2,25 @@
 
 A pair is called one person when the squared L2 distance of its unit embeddings is below a threshold. The LFW
 protocol (Huang et al., "Labeled Faces in the Wild", 2007) chooses the threshold on nine folds and counts on
-the tenth. FMR and TMR (1 - FNMR) are those of ISO/IEC 19795-1; papers call the same two FAR and TAR.
+the tenth. FMR and FNMR are those of ISO/IEC 19795-1; papers call FMR also FAR, and 1 - FNMR, the true match
+rate (TMR), TAR.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 THRESHOLDS = np.arange(0, 4, 0.01)
 """(400,) the thresholds that the protocol tries, in squared L2 distance of unit vectors (0 to 4)."""
 
-REPORTED_FARS = {"1e-1": 1e-1, "1e-2": 1e-2, "1e-3": 1e-3}
+REPORTED_FARS = {"1e-1": 1e-1, "1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
 """The false accept rates at which `verify` reports a TAR, by their names in results."""
+
+FALSE_MATCHES_NEEDED = 30
+"""The rule of 30 (Doddington et al., 2000; ISO/IEC 19795-1): with 30 errors seen, the true error rate is with 90 %
+confidence within 30 % of the measured one. So a FAR counts as measured from 30 / FAR impostor pairs on."""
 
 _NORM_TOLERANCE = 1e-2  # lets half precision pass
 
@@ -30,8 +35,9 @@ class Verification:
         threshold: mean of the folds' thresholds, squared L2 distance.
         auc: area under the ROC, 0 to 1.
         eer: equal error rate, 0 to 1.
-        tar_at_far: TAR by the name of the FAR ("1e-1", "1e-2", "1e-3"); None where there are too few impostor
-            pairs to measure that FAR.
+        tar_at_far: TAR by the name of the FAR (`REPORTED_FARS`); None where there are too few impostor pairs to
+            measure that FAR, see `FALSE_MATCHES_NEEDED`.
+        tar_at_far_missing: the reason for each None of `tar_at_far`, by the same names.
     """
 
     accuracy: float
@@ -40,6 +46,22 @@ class Verification:
     auc: float
     eer: float
     tar_at_far: dict[str, float | None]
+    tar_at_far_missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class KFold:
+    """What the LFW protocol decides.
+
+    Attributes:
+        accuracies: (folds,) on each fold, 0 to 1.
+        thresholds: (folds,) chosen on the other folds, squared L2 distance.
+        correct: (n,) bool; whether pair k is decided rightly at the threshold of its fold.
+    """
+
+    accuracies: np.ndarray
+    thresholds: np.ndarray
+    correct: np.ndarray
 
 
 def verify(embeddings: np.ndarray, same: np.ndarray, folds: int = 10) -> Verification:
@@ -54,8 +76,14 @@ def verify(embeddings: np.ndarray, same: np.ndarray, folds: int = 10) -> Verific
         ValueError: a wrong shape or dtype, a value that is not finite, a row that is not of unit length,
             fewer pairs than folds, or pairs of one kind only.
     """
-    distances = pair_distances(embeddings)
+    return verify_distances(pair_distances(embeddings), same, folds)
+
+
+def verify_distances(distances: np.ndarray, same: np.ndarray, folds: int = 10) -> Verification:
+    """`verify` for the distances (n,) of pairs."""
     accuracy, accuracy_std, threshold = k_fold_accuracy(distances, same, folds)
+    impostors = int((~same).sum())
+    reasons = {name: why_not_measured(far, impostors) for name, far in REPORTED_FARS.items()}
     return Verification(
         accuracy=accuracy,
         accuracy_std=accuracy_std,
@@ -63,6 +91,7 @@ def verify(embeddings: np.ndarray, same: np.ndarray, folds: int = 10) -> Verific
         auc=auc(distances, same),
         eer=equal_error_rate(distances, same),
         tar_at_far={name: tar_at_far(distances, same, far) for name, far in REPORTED_FARS.items()},
+        tar_at_far_missing={name: reason for name, reason in reasons.items() if reason is not None},
     )
 
 
@@ -91,7 +120,13 @@ def pair_distances(embeddings: np.ndarray) -> np.ndarray:
 
 
 def k_fold_accuracy(distances: np.ndarray, same: np.ndarray, folds: int = 10) -> tuple[float, float, float]:
-    """Accuracy on each fold at the threshold that is best on the others.
+    """Mean and standard deviation over the folds of `k_fold`'s accuracies (0 to 1), and its mean threshold."""
+    result = k_fold(distances, same, folds)
+    return float(result.accuracies.mean()), float(result.accuracies.std()), float(result.thresholds.mean())
+
+
+def k_fold(distances: np.ndarray, same: np.ndarray, folds: int = 10) -> KFold:
+    """Decide each fold at the threshold that is best on the others.
 
     The folds are contiguous, and the first n % folds have a pair more. Of equally good thresholds the lowest
     is taken.
@@ -100,9 +135,6 @@ def k_fold_accuracy(distances: np.ndarray, same: np.ndarray, folds: int = 10) ->
         distances: (n,) squared L2.
         same: (n,) bool.
         folds: at least 2.
-
-    Returns:
-        Mean and standard deviation of the accuracy over the folds (0 to 1), mean threshold.
 
     Raises:
         ValueError: shapes or dtypes, fewer than 2 folds, or fewer pairs than folds.
@@ -116,8 +148,12 @@ def k_fold_accuracy(distances: np.ndarray, same: np.ndarray, folds: int = 10) ->
     correct = np.array([_correct_counts(*fold) for fold in zip(fold_distances, fold_same, strict=True)])
     sizes = np.array([len(fold) for fold in fold_same])  # correct is (folds, 400)
     best = np.argmax(correct.sum(axis=0) - correct, axis=1)  # on all the other folds; the first of ties
-    accuracies = correct[np.arange(folds), best] / sizes
-    return float(accuracies.mean()), float(accuracies.std()), float(THRESHOLDS[best].mean())
+    thresholds = THRESHOLDS[best]
+    return KFold(
+        accuracies=correct[np.arange(folds), best] / sizes,
+        thresholds=thresholds,
+        correct=(distances < np.repeat(thresholds, sizes)) == same,
+    )
 
 
 def roc(distances: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,8 +201,7 @@ def tar_at_far(distances: np.ndarray, same: np.ndarray, far: float) -> float | N
         far: above 0, at most 1.
 
     Returns:
-        The rate, 0 to 1, or None when there are fewer than 1 / far impostor pairs, so that accepting just one
-        of them already exceeds `far`.
+        The rate, 0 to 1, or None when there are too few impostor pairs, see `why_not_measured`.
 
     Raises:
         ValueError: `far` out of range, shapes or dtypes, or pairs of one kind only.
@@ -174,12 +209,28 @@ def tar_at_far(distances: np.ndarray, same: np.ndarray, far: float) -> float | N
     if not 0 < far <= 1:
         raise ValueError(f"far = {far}, expected above 0 and at most 1")
     genuine, impostor = _sorted_kinds(distances, same)
-    allowed = int(np.floor(far * len(impostor) + 1e-9))  # 0.001 * 3000 may come out just below 3
-    if allowed < 1:
+    if why_not_measured(far, len(impostor)) is not None:
         return None
+    allowed = allowed_false_matches(far, len(impostor))
     # Every threshold up to the nearest impostor that is one too many accepts at most `allowed` of them.
     limit = impostor[allowed] if allowed < len(impostor) else np.inf
     return float(np.searchsorted(genuine, limit, side="left") / len(genuine))
+
+
+def allowed_false_matches(far: float, impostor_pairs: int) -> int:
+    """How many of the impostor pairs may match at a false accept rate of at most `far`."""
+    return int(np.floor(far * impostor_pairs + 1e-9))  # 0.001 * 3000 may come out just below 3
+
+
+def why_not_measured(far: float, impostor_pairs: int) -> str | None:
+    """Why so many impostor pairs do not measure this false accept rate, or None if they do.
+
+    The rule of 30: see `FALSE_MATCHES_NEEDED`.
+    """
+    if allowed_false_matches(far, impostor_pairs) >= FALSE_MATCHES_NEEDED:
+        return None
+    needed = int(np.ceil(FALSE_MATCHES_NEEDED / far - 1e-9))
+    return f"{impostor_pairs} impostor pairs, {needed} needed"
 
 
 def _check_pairs(distances: np.ndarray, same: np.ndarray) -> None:

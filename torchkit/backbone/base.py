@@ -24,6 +24,7 @@ class Backbone(nn.Module):
     """
 
     embedding_size: int
+    input_channels: int = 3
 
     def segments(self) -> Sequence[Sequence[nn.Module]]:
         """Five runs of modules: up to the ends of tap 1, 2, 3, 4, and the rest, which makes the embedding."""
@@ -61,7 +62,8 @@ class Backbone(nn.Module):
         """Shapes (C_i, H_i, W_i) of the four maps for a 112x112 picture, found by running one."""
         was_training = self.training
         device = next(self.parameters()).device
-        maps = self.eval().taps(torch.zeros(1, 3, INPUT_SIZE_PX, INPUT_SIZE_PX, device=device))
+        picture = torch.zeros(1, self.input_channels, INPUT_SIZE_PX, INPUT_SIZE_PX, device=device)
+        maps = self.eval().taps(picture)
         self.train(was_training)
         return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
 

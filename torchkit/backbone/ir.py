@@ -12,6 +12,7 @@ from itertools import accumulate
 from torch import Tensor, nn
 
 from torchkit.backbone.base import Backbone
+from torchkit.backbone.prelu import PReLU
 
 BASIC_WIDTHS = (64, 128, 256, 512)
 BOTTLENECK_WIDTHS = (256, 512, 1024, 2048)
@@ -59,9 +60,20 @@ class Unit(nn.Module):
         return self.res_layer(x) + self.shortcut_layer(x)
 
 
+class Subsample(nn.Module):
+    """Every `stride`-th row and column: what the published code writes as max pooling with a window of 1."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+
+
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
     if in_channels == channels:
-        return nn.MaxPool2d(1, stride)
+        return Subsample(stride)
     return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
 
@@ -70,7 +82,7 @@ def _basic(in_channels: int, channels: int, stride: int) -> list[nn.Module]:
         nn.BatchNorm2d(in_channels),
         nn.Conv2d(in_channels, channels, 3, 1, 1, bias=False),
         nn.BatchNorm2d(channels),
-        nn.PReLU(channels),
+        PReLU(channels),
         nn.Conv2d(channels, channels, 3, stride, 1, bias=False),
         nn.BatchNorm2d(channels),
     ]
@@ -82,10 +94,10 @@ def _bottleneck(in_channels: int, channels: int, stride: int) -> list[nn.Module]
         nn.BatchNorm2d(in_channels),
         nn.Conv2d(in_channels, inner, 1, bias=False),
         nn.BatchNorm2d(inner),
-        nn.PReLU(inner),
+        PReLU(inner),
         nn.Conv2d(inner, inner, 3, 1, 1, bias=False),
         nn.BatchNorm2d(inner),
-        nn.PReLU(inner),
+        PReLU(inner),
         nn.Conv2d(inner, channels, 1, stride, bias=False),
         nn.BatchNorm2d(channels),
     ]
@@ -112,7 +124,7 @@ class IR(Backbone):
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, STEM_CHANNELS, 3, 1, 1, bias=False),
             nn.BatchNorm2d(STEM_CHANNELS),
-            nn.PReLU(STEM_CHANNELS),
+            PReLU(STEM_CHANNELS),
         )
         self.body = nn.Sequential(*_units(self.units, widths, bottleneck, se))
         self.output_layer = nn.Sequential(

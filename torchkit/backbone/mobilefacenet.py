@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from torchkit.backbone.base import Backbone
+from torchkit.backbone.prelu import PReLU
 
 
 class ConvBlock(nn.Module):
@@ -21,10 +23,18 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(channels)
-        self.prelu = nn.Identity() if linear else nn.PReLU(channels)
+        self.prelu = nn.Identity() if linear else PReLU(channels)
+        self.strided_depthwise = groups > 1 and stride > 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.prelu(self.bn(self.conv(x)))
+        return self.prelu(self.bn(self._convolved(x)))
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """In float32 where bfloat16 would be slow: CPUs have no fast gradient of a strided depth-wise convolution."""
+        if self.strided_depthwise and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self.conv(x.float()).to(x.dtype)
+        return self.conv(x)
 
 
 class DepthWise(nn.Module):

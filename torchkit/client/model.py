@@ -1,6 +1,6 @@
 """The client network: residual in, auxiliary features out.
 
-    residual -> backbone -> 4 taps -> interface (1x1 convolution) -> block channel shuffle -> features
+    residual -> backbone -> 4 taps -> interface (1x1 convolution) -> block channel shuffle -> prune -> quantise -> features
 
 Two layouts. `native`: a feature map leaves at the client's resolution, and the server resizes it. `published`: the
 client resizes first, so that a map leaves at the server's size; this is how published weights were trained. A 1x1
@@ -10,16 +10,21 @@ shuffled blocks.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchkit.backbone import NUM_TAPS, Backbone, Shape, canonical_name, get_model, resize
+from torchkit.client.prune import Pruner
+from torchkit.client.quantise import BITS, FLOAT_BITS, Quantiser
 from torchkit.client.shuffle import BlockChannelShuffle, draw_key
-from torchkit.util.pixels import CHANNEL_ORDERS
+from torchkit.util.pixels import CHANNEL_ORDERS, network_input, residual
 
 LAYOUTS = ("native", "published")
+INPUTS = ("residual", "both")
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,19 @@ class ClientSettings:
     backbone: str = "mobilefacenet"
     layout: str = "native"
     channel_order: str = "rgb"
+    input: str = "residual"
+    """residual: clear minus obfuscated; both: that and the obfuscated picture, which the server has anyway."""
     shuffle_taps: tuple[int, ...] = (1,)
     """Taps, counted from 1, whose features are shuffled."""
     shuffle_block_px: int = 14
+    bits: tuple[int, ...] = (FLOAT_BITS,) * NUM_TAPS
+    """Of each tap's features: 1, 2, 4, 8, or 32 for float32."""
+    pruned_channels: tuple[float, ...] = (0.0,) * NUM_TAPS
+    """Share of each tap's channels that is never sent."""
+    pruned_values: tuple[float, ...] = (0.0,) * NUM_TAPS
+    """Share of the values of the other channels that is sent as zero."""
+    picture_quality: int | None = None
+    """Of the obfuscated picture: None lossless, 0..100 lossy WebP."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no client can be built from; the settings may come from a file."""
@@ -42,6 +57,8 @@ class ClientSettings:
             raise ValueError(f"layout {self.layout!r}: allowed are {', '.join(LAYOUTS)}")
         if self.channel_order not in CHANNEL_ORDERS:
             raise ValueError(f"channel order {self.channel_order!r}: allowed are {', '.join(CHANNEL_ORDERS)}")
+        if self.input not in INPUTS:
+            raise ValueError(f"input {self.input!r}: allowed are {', '.join(INPUTS)}")
         if len(self.server_shapes) != NUM_TAPS:
             raise ValueError(f"{len(self.server_shapes)} server maps: expected {NUM_TAPS}")
         if not set(self.shuffle_taps) <= set(range(1, NUM_TAPS + 1)) or self.shuffle_block_px < 1:
@@ -50,6 +67,23 @@ class ClientSettings:
                 f"allowed are taps 1..{NUM_TAPS} and blocks from 1"
             )
 
+        self._check_compression()
+
+    def _check_compression(self) -> None:
+        for name in ("bits", "pruned_channels", "pruned_values"):
+            if len(getattr(self, name)) != NUM_TAPS:
+                raise ValueError(f"{name} {list(getattr(self, name))}: expected {NUM_TAPS} numbers, one a tap")
+        if not set(self.bits) <= {*BITS, FLOAT_BITS}:
+            raise ValueError(f"bits {list(self.bits)}: allowed are {', '.join(map(str, BITS))} and {FLOAT_BITS} (float32)")
+        if not all(0 <= share <= 1 for share in (*self.pruned_channels, *self.pruned_values)):
+            raise ValueError(
+                f"pruned channels {list(self.pruned_channels)}, values {list(self.pruned_values)}: shares of 0 to 1"
+            )
+        if any(bits == 1 and share for bits, share in zip(self.bits, self.pruned_values, strict=True)):
+            raise ValueError("features of 1 bit have no zero, so that their values cannot be pruned; prune channels")
+        if self.picture_quality is not None and not 0 <= self.picture_quality <= 100:
+            raise ValueError(f"picture quality {self.picture_quality}: allowed are 0..100, or none for lossless")
+
     def as_dict(self) -> dict[str, Any]:
         """In types that a weight file may hold."""
         return {key: list(map(list, value)) if key == "server_shapes" else value for key, value in asdict(self).items()}
@@ -57,7 +91,8 @@ class ClientSettings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ClientSettings:
         shapes = tuple((int(c), int(h), int(w)) for c, h, w in values["server_shapes"])
-        return cls(**{**values, "server_shapes": shapes, "shuffle_taps": tuple(values["shuffle_taps"])})
+        tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list | tuple)}
+        return cls(**{**values, **tuples, "server_shapes": shapes})
 
 
 class Client(nn.Module):
@@ -67,14 +102,16 @@ class Client(nn.Module):
         settings: what to build.
         key_seed: seed of the key; None: from the operating system.
 
-    Shape: residual (B, 3, 112, 112), in [-2, 2], in `settings.channel_order` -> list of four (B, C_i, h_i, w_i),
-    with the server's channels C_i.
+    Shape: what `prepare` makes of a picture, the residual (B, 3, 112, 112) in [-2, 2] or twice the channels -> list of
+    four (B, C_i, h_i, w_i), with the server's channels C_i.
     """
 
     def __init__(self, settings: ClientSettings, key_seed: int | None = None) -> None:
         super().__init__()
         self.settings = settings
         self.backbone = headless(get_model(settings.backbone))
+        if settings.input == "both":
+            widen_input(self.backbone)
         taps = self.backbone.tap_shapes()
         self.feature_shapes = [
             _feature_shape(tap, server, settings.layout)
@@ -88,6 +125,21 @@ class Client(nn.Module):
             shape = self.feature_shapes[tap - 1]
             key = draw_key(shape, settings.shuffle_block_px, key_seed, f"tap {tap}")
             self.shuffles[str(tap)] = BlockChannelShuffle(shape, settings.shuffle_block_px, key)
+        self.pruners: dict[str, Pruner] = typed_modules()
+        self.quantisers: dict[str, Quantiser] = typed_modules()
+        for index, shape in enumerate(self.feature_shapes):
+            shares = settings.pruned_channels[index], settings.pruned_values[index]
+            if any(shares):
+                self.pruners[str(index + 1)] = Pruner(shape[0], *shares)
+            if settings.bits[index] != FLOAT_BITS:
+                self.quantisers[str(index + 1)] = Quantiser(settings.bits[index])
+
+    def set_progress(self, pruning: float, quantisation: float) -> None:
+        """How far compression has come, from 0 (none yet) to 1 (all that the settings ask for)."""
+        for pruner in self.pruners.values():
+            pruner.set_progress(pruning)
+        for quantiser in self.quantisers.values():
+            quantiser.set_share(quantisation)
 
     def start_interfaces(self, how: str) -> None:
         """Set the interfaces to where training starts.
@@ -105,14 +157,34 @@ class Client(nn.Module):
             assert interface.bias is not None
             nn.init.zeros_(interface.bias)
 
-    def forward(self, residual: Tensor) -> list[Tensor]:
-        return [self._feature(index, tap) for index, tap in enumerate(self.backbone.taps(residual))]
+    def prepare(self, clear: Tensor, obfuscated: Tensor) -> Tensor:
+        """(B, 3, 112, 112) uint8 RGB twice -> the network's input."""
+        order = self.settings.channel_order
+        removed = residual(clear, obfuscated, order)
+        return removed if self.settings.input == "residual" else torch.cat([removed, network_input(obfuscated, order)], 1)
+
+    def forward(self, prepared: Tensor) -> list[Tensor]:
+        return [
+            self.quantisers[name](feature) if name in self.quantisers else feature
+            for name, feature in self.unquantised(prepared).items()
+        ]
+
+    def unquantised(self, prepared: Tensor) -> dict[str, Tensor]:
+        """The features before they are quantised, by tap ("1".."4")."""
+        return {str(index + 1): self._feature(index, tap) for index, tap in enumerate(self.backbone.taps(prepared))}
 
     def _feature(self, index: int, tap: Tensor) -> Tensor:
         feature = resize(tap, self.feature_shapes[index][1:])
         feature = self.interfaces[index](feature)
         name = str(index + 1)
-        return self.shuffles[name](feature) if name in self.shuffles else feature
+        if name in self.shuffles:
+            feature = self.shuffles[name](feature)
+        return self.pruners[name](feature) if name in self.pruners else feature
+
+
+def typed_modules() -> Any:
+    """A ModuleDict, whose items type checkers then know by the annotation of the attribute that it becomes."""
+    return nn.ModuleDict()
 
 
 def headless(backbone: Backbone) -> Backbone:
@@ -121,6 +193,20 @@ def headless(backbone: Backbone) -> Backbone:
     for name, child in list(backbone.named_children()):
         if child in unused:
             setattr(backbone, name, nn.Identity())
+    return backbone
+
+
+def widen_input(backbone: Backbone) -> Backbone:
+    """`backbone` with an input of 6 channels: its first convolution adds up what it makes of either half.
+
+    On residual and obfuscated picture it starts as the original network on their sum, the clear picture.
+    """
+    name, narrow = next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
+    wide = copy.deepcopy(narrow)
+    wide.in_channels *= 2
+    wide.weight = nn.Parameter(narrow.weight.detach().repeat(1, 2, 1, 1))
+    backbone.set_submodule(name, wide)
+    backbone.input_channels = wide.in_channels
     return backbone
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from torchkit.data.index import Index
 from torchkit.obfuscation import Sampler
+from torchkit.payload import Picture
 from torchkit.util.pixels import read_image
 from torchkit.util.seeding import stream
 
@@ -49,10 +50,16 @@ class TrainingSet(Dataset[Sample]):
 
     What is random about a sample follows from the seed and its key alone, not from the worker that makes it: the
     number of workers does not matter, and a resumed run sees what an uninterrupted one does.
+
+    Args:
+        branches: the pictures.
+        sampler: draws the obfuscations.
+        seed: of the run.
+        quality: of the obfuscated picture as it is sent: None lossless, 0..100 lossy WebP.
     """
 
-    def __init__(self, branches: Sequence[Index], sampler: Sampler, seed: int) -> None:
-        self.branches, self.sampler, self.seed = branches, sampler, seed
+    def __init__(self, branches: Sequence[Index], sampler: Sampler, seed: int, quality: int | None = None) -> None:
+        self.branches, self.sampler, self.seed, self.quality = branches, sampler, seed, quality
 
     def __getitem__(self, key: SampleKey) -> Sample:
         index = self.branches[key.branch]
@@ -60,10 +67,15 @@ class TrainingSet(Dataset[Sample]):
         image = read_image(index.root / index.paths[key.position], index.describe(key.position))
         if rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
-        obfuscated = self.sampler(image, rng)
+        obfuscated = as_received(self.sampler(image, rng), self.quality)
         digests = np.stack([picture_digest(image), picture_digest(image[:, ::-1])])
         label = torch.tensor(int(index.labels[key.position]))
         return Sample(_tensor(image), _tensor(obfuscated), label, torch.from_numpy(digests))
+
+
+def as_received(obfuscated: np.ndarray, quality: int | None) -> np.ndarray:
+    """The obfuscated picture (112, 112, 3) uint8 RGB that the server gets, against which the residual is taken."""
+    return obfuscated if quality is None else Picture.compress(obfuscated, quality).pixels
 
 
 def picture_digest(image: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torchkit.hooks import (
 from torchkit.task.checkpoints import CheckpointFolder, load_training_checkpoint
 from torchkit.task.schedule import Schedule
 from torchkit.util.checkpoint import load_state
+from torchkit.util.device import amp_dtype, autocast, pick_device
 from torchkit.util.files import atomic_write_text
 from torchkit.util.provenance import provenance
 from torchkit.util.seeding import restore_rng_state, rng_state, seed_everything
@@ -34,7 +35,6 @@ FREE_KEYS = frozenset({
     "TEACHER_CACHE",
     "BACKBONE_RESUME", "HEAD_RESUME", "DATA_ROOT", "INDEX_ROOT", "VAL_DATA_ROOT",
 })  # fmt: skip
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 logger = logging.getLogger("torchkit")
 
@@ -51,12 +51,13 @@ class BaseTask:
     """
 
     optimizer: torch.optim.Optimizer
-    steps_per_epoch: int
-    images_per_step: int
+    batches_per_epoch: int
+    images_per_batch: int
 
     def __init__(self, config: Config, resume: bool = False) -> None:
         self.config = config
         self.device = pick_device(config.DEVICE)
+        self.amp_dtype = amp_dtype(config.AMP, self.device)
         self.epoch = config.START_EPOCH  # epochs done
         self.step = 0  # steps done, over the whole run
         self.checkpoints = CheckpointFolder(config.MODEL_ROOT / "checkpoints")
@@ -65,7 +66,7 @@ class BaseTask:
         self.build()
         self.step = self.epoch * self.steps_per_epoch
         self.optimizer = make_optimizer(config, self.trained_modules().values())
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.AMP == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
         self.schedule = Schedule(
             config.SCHEDULE, config.LRS, config.STAGES, config.WARMUP_STEP, self.steps_per_epoch, config.NUM_EPOCH
         )
@@ -74,15 +75,15 @@ class BaseTask:
     # What a subclass provides
 
     def build(self) -> None:
-        """Make networks and data; set `steps_per_epoch` and `images_per_step`."""
+        """Make networks and data; set `batches_per_epoch` and `images_per_batch`."""
         raise NotImplementedError
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """What is trained and kept in checkpoints, by name."""
         raise NotImplementedError
 
-    def batches(self, epoch: int, first_step: int) -> Iterable[Any]:
-        """Batches of an epoch, from `first_step` on."""
+    def batches(self, epoch: int, first: int) -> Iterable[Any]:
+        """Batches of an epoch, from batch `first` on."""
         raise NotImplementedError
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
@@ -103,6 +104,15 @@ class BaseTask:
         ]
 
     # The run
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """A step takes ACCUMULATE batches."""
+        return self.batches_per_epoch // self.config.ACCUMULATE
+
+    @property
+    def images_per_step(self) -> int:
+        return self.images_per_batch * self.config.ACCUMULATE
 
     @property
     def total_steps(self) -> int:
@@ -127,10 +137,10 @@ class BaseTask:
     def _train_one_epoch(self, hooks: list[Hook]) -> None:
         for module in self.trained_modules().values():
             module.train()
-        for batch in self.batches(self.epoch, self.step - self.epoch * self.steps_per_epoch):
+        for batches in self.step_batches(self.epoch, self.step - self.epoch * self.steps_per_epoch):
             for hook in hooks:
                 hook.before_step(self)
-            metrics = self.train_one_step(batch)
+            metrics = self.train_one_step(batches)
             self.step += 1
             for hook in hooks:
                 hook.after_step(self, metrics)
@@ -138,13 +148,33 @@ class BaseTask:
         for hook in hooks:
             hook.after_epoch(self)
 
-    def train_one_step(self, batch: Any) -> dict[str, float]:
-        """Forward, backward, update; the named losses.
+    def step_batches(self, epoch: int, first_step: int) -> Iterable[tuple[Any, ...]]:
+        """For each step of an epoch, from `first_step` on, its ACCUMULATE batches."""
+        batches = iter(self.batches(epoch, first_step * self.config.ACCUMULATE))
+        return zip(*[batches] * self.config.ACCUMULATE, strict=False)
+
+    def train_one_step(self, batches: Sequence[Any]) -> dict[str, float]:
+        """Forward and backward for each batch, then one update with the mean gradient; the mean named losses.
 
         Raises:
             ValueError: the loss is not finite.
         """
-        with self.autocast():
+        self.optimizer.zero_grad(set_to_none=True)
+        found = []
+        for batch in batches:
+            loss, metrics = self._checked_loss(batch)
+            self.scaler.scale(loss / len(batches)).backward()
+            found.append(metrics)
+        if self.config.CLIP_NORM is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.config.CLIP_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {name: fmean(metrics[name] for metrics in found) for name in found[0]}
+
+    def _checked_loss(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        with autocast(self.amp_dtype, self.device):
             losses = self.losses(batch)
         metrics = {name: loss.item() for name, loss in losses.items()}
         if not math.isfinite(metrics["loss"]):
@@ -153,21 +183,7 @@ class BaseTask:
                 f"the loss is {metrics['loss']} at step {self.step} with learning rate {rate:g} ({metrics}); take "
                 "smaller LRS or a longer WARMUP_STEP, and go on from the last checkpoint with --resume"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses["loss"]).backward()
-        if self.config.CLIP_NORM is not None:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.config.CLIP_NORM)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return metrics
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision as AMP says. bf16 has float32's range and needs no loss scaling; fp16 does."""
-        if not self.config.AMP:
-            return torch.autocast(self.device.type, enabled=False)
-        return torch.autocast(self.device.type, AUTOCAST_DTYPES[str(self.config.AMP)])
+        return losses["loss"], metrics
 
     # Checkpoints
 
@@ -223,25 +239,8 @@ class BaseTask:
             )
 
 
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto": CUDA if there is one.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used: {reason}. Allowed: auto, cpu, cuda, cuda:N") from error
-    return device
-
-
 def make_optimizer(config: Config, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
-    """SGD or AdamW over the modules' parameters; batch norms are not decayed."""
+    """SGD or AdamW over the modules' parameters, which it updates in one fused pass; batch norms are not decayed."""
     norm: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
     for module in modules:
@@ -250,5 +249,5 @@ def make_optimizer(config: Config, modules: Iterable[nn.Module]) -> torch.optim.
             group.extend(part.parameters(recurse=False))
     groups = [{"params": other, "weight_decay": config.WEIGHT_DECAY}, {"params": norm, "weight_decay": 0.0}]
     if config.OPTIMIZER == "adamw":
-        return torch.optim.AdamW(groups, lr=config.LRS[0], betas=(config.MOMENTUM, 0.999))
-    return torch.optim.SGD(groups, lr=config.LRS[0], momentum=config.MOMENTUM)
+        return torch.optim.AdamW(groups, lr=config.LRS[0], betas=(config.MOMENTUM, 0.999), fused=True)
+    return torch.optim.SGD(groups, lr=config.LRS[0], momentum=config.MOMENTUM, fused=True)

@@ -24,13 +24,13 @@ def profile_steps(task: BaseTask, steps: int) -> tuple[str, Path]:
     activities = [ProfilerActivity.CPU]
     if task.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    batches = list(islice(task.batches(task.epoch, 0), WARMUP_STEPS + steps))
-    for batch in batches[:WARMUP_STEPS]:
-        task.train_one_step(batch)
+    found = list(islice(task.step_batches(task.epoch, 0), WARMUP_STEPS + steps))
+    for batches in found[:WARMUP_STEPS]:
+        task.train_one_step(batches)
     with profile(activities=activities) as profiler:
-        for batch in batches[WARMUP_STEPS:]:
+        for batches in found[WARMUP_STEPS:]:
             with torch.profiler.record_function("training step"):
-                task.train_one_step(batch)
+                task.train_one_step(batches)
     profiler.export_chrome_trace(str(path))
     order = "self_cuda_time_total" if task.device.type == "cuda" else "self_cpu_time_total"
     return profiler.key_averages().table(sort_by=order, row_limit=TABLE_ROWS), path

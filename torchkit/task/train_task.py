@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
-from torchkit.config import Config
+from torchkit.client.model import widen_input
+from torchkit.config import Config, PruneConfig, QuantizeConfig
 from torchkit.data.index import Index, read_index
 from torchkit.data.sampler import BranchBatchSampler
 from torchkit.data.training_set import Sample, TrainingSet, one_thread_a_worker
@@ -44,7 +45,8 @@ class TrainTask(BaseTask):
         _check_embedding_size(config, recogniser)
         self.system = ProFaceC(build_client(config, recogniser), recogniser).to(self.device)
         self.system.to(memory_format=torch.channels_last)
-        self.teacher = Teacher(recogniser, config.TEACHER_CACHE, f"autocast {config.AMP}")
+        self.compensated = torch.compile(self._compensated) if config.COMPILE else self._compensated
+        self.teacher = Teacher(recogniser, config.TEACHER_CACHE, f"autocast {self.amp_dtype}")
         self._start_from_client()
         self.heads = nn.ModuleList(
             HEADS[config.HEAD_NAME](recogniser.embedding_size, index.num_classes, data.scale, data.margin)
@@ -57,11 +59,12 @@ class TrainTask(BaseTask):
     def trained_modules(self) -> dict[str, nn.Module]:
         return {**self.system.trained_modules(), "heads": self.heads}
 
-    def batches(self, epoch: int, first_step: int) -> Iterable[Sample]:
-        self.batch_sampler.start_at(epoch, first_step)
+    def batches(self, epoch: int, first: int) -> Iterable[Sample]:
+        self.batch_sampler.start_at(epoch, first)
         return self.loader
 
     def losses(self, batch: Sample) -> dict[str, Tensor]:
+        self.system.client.set_progress(self._progress(self.config.PRUNE), self._progress(self.config.QUANTIZE))
         clear, obfuscated, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch[:3])
         settings = self.config.DISTILLATION
         if settings.MAP_WEIGHT:
@@ -69,7 +72,7 @@ class TrainTask(BaseTask):
                 target_maps, target = self.system.recogniser.trace(clear)  # (B, C_i, H_i, W_i), (B, D)
         else:
             target = self.teacher(clear, batch.digests)  # (B, D)
-        maps, embeddings = self.system.server.trace(obfuscated, self.system.features(clear, obfuscated))
+        maps, embeddings = self.compensated(clear, obfuscated)
         margin = self._margin_loss(embeddings, labels)
         distillation = DISTILLATIONS[settings.FORM](embeddings, target)
         losses = {"margin_softmax": margin, "distillation": distillation}
@@ -78,6 +81,9 @@ class TrainTask(BaseTask):
             losses["map_error"] = map_error(maps, target_maps)
             total = total + settings.MAP_WEIGHT * losses["map_error"]
         return {"loss": total, **losses}
+
+    def _compensated(self, clear: Tensor, obfuscated: Tensor) -> tuple[list[Tensor], Tensor]:
+        return self.system.server.trace(obfuscated, self.system.features(clear, obfuscated))
 
     def export(self, epoch: int | None) -> None:
         name = "client.pth" if epoch is None else f"client_epoch_{epoch:03d}.pth"
@@ -89,6 +95,11 @@ class TrainTask(BaseTask):
         if epoch is None and self.config.VAL_DATA_ROOT is not None:
             command = f"python validation/val_main.py --backbone-resume {path} --data-root {self.config.VAL_DATA_ROOT}"
             logger.info("its accuracy: %s", command)
+
+    def _progress(self, settings: PruneConfig | QuantizeConfig) -> float:
+        """How far along its ramp: 0 up to START_EPOCH, 1 from the end of RAMP_EPOCHS on."""
+        epochs = self.step / self.steps_per_epoch - settings.START_EPOCH
+        return float(epochs >= 0) if settings.RAMP_EPOCHS == 0 else min(1.0, max(0.0, epochs / settings.RAMP_EPOCHS))
 
     def _margin_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Weighted sum of the branches' losses; a batch holds one branch's samples after the other's."""
@@ -104,10 +115,15 @@ class TrainTask(BaseTask):
         config = self.config
         sizes = [data.batch_size for data in config.DATASETS]
         self.batch_sampler = BranchBatchSampler([len(index) for index in indices], sizes, config.SEED)
-        self.steps_per_epoch = len(self.batch_sampler)
-        self.images_per_step = sum(sizes)
+        self.batches_per_epoch = len(self.batch_sampler)
+        self.images_per_batch = sum(sizes)
+        if self.batches_per_epoch < config.ACCUMULATE:
+            raise ValueError(
+                f"ACCUMULATE = {config.ACCUMULATE}, but an epoch has {self.batches_per_epoch} batches; take fewer, or "
+                "smaller batches"
+            )
         self.loader: DataLoader[Sample] = DataLoader(
-            TrainingSet(indices, make_sampler(config), config.SEED),
+            TrainingSet(indices, make_sampler(config), config.SEED, config.CLIENT.PICTURE_QUALITY),
             batch_sampler=self.batch_sampler,
             num_workers=config.NUM_WORKERS,
             persistent_workers=config.NUM_WORKERS > 0,
@@ -154,6 +170,11 @@ def build_client(config: Config, recogniser: Recogniser) -> Client:
         backbone=config.BACKBONE_NAME,
         layout=config.CLIENT.LAYOUT,
         channel_order=config.CLIENT.CHANNEL_ORDER,
+        input=config.CLIENT.INPUT,
+        bits=tuple(map(int, config.QUANTIZE.BITS)),
+        pruned_channels=config.PRUNE.CHANNELS,
+        pruned_values=config.PRUNE.VALUES,
+        picture_quality=config.CLIENT.PICTURE_QUALITY,
         shuffle_taps=config.SHUFFLE.TAPS,
         shuffle_block_px=config.SHUFFLE.BLOCK_PX,
     )
@@ -169,6 +190,8 @@ def _copy_backbone(path: Path, client: Client) -> None:
     where = f"CLIENT.INIT = {path}"
     donor = get_model(client.settings.backbone)
     load_state(donor, RECOGNISERS[client.settings.backbone].read_weights(path), where)
+    if client.settings.input == "both":
+        widen_input(donor)
     client.backbone.load_state_dict({key: donor.state_dict()[key] for key in client.backbone.state_dict()})
 
 

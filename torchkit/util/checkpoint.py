@@ -141,6 +141,14 @@ def state_dict_of(contents: Any, path: Path) -> dict[str, Tensor]:
     return dict(contents)
 
 
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """State of a module on the CPU; copied, since channels-last would leave its strides to 1x1 convolutions."""
+    return {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in module.state_dict().items()
+    }
+
+
 def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
     """Load `state` into `module`, exactly; the error names the first key that does not fit.
 

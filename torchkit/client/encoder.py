@@ -1,0 +1,59 @@
+"""From pictures to payloads: what the phone does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchkit.client.model import Client
+from torchkit.client.quantise import FLOAT_BITS
+from torchkit.payload import Payload, Picture, TapFeatures
+from torchkit.payload.message import FINGERPRINT_BYTES
+from torchkit.util.pixels import to_batch
+
+
+def fingerprint(client: Client) -> bytes:
+    """(16,) bytes that tell this client, its key included, from every other; they tell nothing else about it."""
+    digest = hashlib.blake2b(repr(client.settings).encode(), digest_size=FINGERPRINT_BYTES)
+    for name, tensor in sorted(client.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.digest()
+
+
+class Encoder:
+    """Makes payloads with a trained client, which is switched to evaluation."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client.eval()
+        self.fingerprint = fingerprint(client)
+
+    @torch.inference_mode()
+    def __call__(self, clear: Sequence[np.ndarray], obfuscated: Sequence[np.ndarray]) -> list[Payload]:
+        """Payloads of faces.
+
+        Args:
+            clear: pictures (112, 112, 3) uint8 RGB.
+            obfuscated: the same, obfuscated.
+        """
+        pictures = [Picture.compress(image, self.client.settings.picture_quality) for image in obfuscated]
+        device = next(self.client.parameters()).device
+        received = to_batch([picture.pixels for picture in pictures]).to(device)
+        maps = self.client.unquantised(self.client.prepare(to_batch(clear).to(device), received))
+        taps = [self._tap_features(name, features) for name, features in maps.items()]
+        return [Payload(self.fingerprint, *message) for message in zip(pictures, zip(*taps, strict=True), strict=True)]
+
+    def _tap_features(self, name: str, features: Tensor) -> list[TapFeatures]:
+        """What leaves of one tap's features (B, C, h, w), for each picture."""
+        bits, step, codes = FLOAT_BITS, 1.0, features.float()
+        if name in self.client.quantisers and (quantiser := self.client.quantisers[name]).active:
+            bits, step, codes = quantiser.bits, quantiser.positive_step.item(), quantiser.codes(features)
+        kept = np.arange(codes.shape[1])
+        if name in self.client.pruners:
+            kept = kept[self.client.pruners[name].keep.cpu().numpy()]
+        shape = (codes.shape[1], codes.shape[2], codes.shape[3])
+        return [TapFeatures(shape, kept, bits, step, picture[kept]) for picture in codes.cpu().numpy()]

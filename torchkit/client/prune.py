@@ -1,0 +1,86 @@
+"""Pruning of features: whole channels, chosen during training and never sent again, and small values.
+
+A channel's importance is the first-order change of a picture's loss without it, |sum a * dL/da| (Molchanov et al.,
+CVPR 2019, arXiv 1906.10771), averaged over pictures. The pruned share grows from 0 to its final value along a cubic (Zhu and Gupta,
+2017, arXiv 1710.01878): fast at first, slow at the end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+MEMORY = 0.95
+"""Of the running means: the weight of what was before."""
+SAMPLE = 1 << 16
+"""Values among which a batch's threshold is looked for."""
+
+
+class Pruner(nn.Module):
+    """Prunes the features of one tap.
+
+    Args:
+        channels: channels of the map.
+        channel_share: of the channels, to be pruned in the end.
+        value_share: of the values of kept channels, to be zero in the end: those smallest in magnitude.
+
+    Shape: (B, C, h, w) -> the same, with zeros. The gradient of a small value is not cut off, so that it may grow again.
+    """
+
+    keep: Tensor
+    importance: Tensor
+    threshold: Tensor
+
+    def __init__(self, channels: int, channel_share: float, value_share: float) -> None:
+        super().__init__()
+        self.channel_share, self.value_share = channel_share, value_share
+        self.ramp = 0.0
+        self.register_buffer("keep", torch.ones(channels, dtype=torch.bool))
+        self.register_buffer("importance", torch.zeros(channels))
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def set_progress(self, progress: float) -> None:
+        """Prune as far as the ramp goes at `progress` (0 before its start, 1 from its end on)."""
+        self.ramp = 1 - (1 - progress) ** 3
+        surplus = int(self.keep.sum()) - kept_channels(len(self.keep), self.channel_share * self.ramp)
+        if surplus > 0:
+            ranked = self.importance.masked_fill(~self.keep, torch.inf).argsort()
+            self.keep[ranked[:surplus]] = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = self.keep.view(1, -1, 1, 1).to(x.dtype).expand(len(x), -1, 1, 1)
+        if self.training and torch.is_grad_enabled():
+            mask = self._observed(mask)
+        x = x * mask
+        return self._without_small(x) if self.value_share else x
+
+    def _observed(self, mask: Tensor) -> Tensor:
+        """The mask (B, C, 1, 1), whose gradient is the sum over places of a * dL/da, for each picture and channel."""
+        mask = mask.contiguous().requires_grad_()
+        mask.register_hook(self._note_importance)
+        return mask
+
+    @torch.no_grad()
+    def _note_importance(self, gradient: Tensor) -> None:
+        change = gradient.flatten(1).abs().float().mean(0)
+        self.importance.mul_(MEMORY).add_(change, alpha=1 - MEMORY)
+
+    def _without_small(self, x: Tensor) -> Tensor:
+        if self.training and self.ramp:
+            self._follow_threshold(x.detach())
+        return x - (x * (x.abs() < self.threshold)).detach()
+
+    @torch.no_grad()
+    def _follow_threshold(self, x: Tensor) -> None:
+        """Move the threshold towards the quantile of this batch's magnitudes."""
+        values = x[:, self.keep].abs().flatten().float()
+        if not len(values):
+            return
+        values = values[:: max(1, len(values) // SAMPLE)]
+        found = torch.quantile(values, self.value_share * self.ramp)
+        self.threshold.lerp_(found, 1 - MEMORY if self.threshold > 0 else 1.0)
+
+
+def kept_channels(channels: int, pruned_share: float) -> int:
+    """How many channels are sent when `pruned_share` of them is pruned."""
+    return round(channels * (1 - pruned_share))

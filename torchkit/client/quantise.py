@@ -1,0 +1,119 @@
+"""Quantisation of features with a learned step size: LSQ (Esser et al., ICLR 2020, arXiv 1902.08153).
+
+A feature v becomes step * code with code = round(clip(v / step, lowest, highest)). The backward pass treats the
+rounding as if it were not there (straight-through), so that client and step learn to live with it. What leaves in
+training is exactly what a payload carries: float32(step) * float32(code).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+BITS = (1, 2, 4, 8)
+FLOAT_BITS = 32
+"""Stands for features that are not quantised: float32."""
+MIN_STEP = 1e-6
+CALIBRATION_BATCHES = 20
+
+
+def code_range(bits: int) -> tuple[int, int]:
+    """Lowest and highest code: -2^(b-1) .. 2^(b-1) - 1; with 1 bit, whose codes leave out 0, -1 and 1."""
+    return (-1, 1) if bits == 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def to_codes(scaled: Tensor, bits: int) -> Tensor:
+    """Nearest codes, float, of features that were divided by the step."""
+    if bits == 1:
+        return torch.where(scaled < 0, -1.0, 1.0)
+    return scaled.round().clamp(*code_range(bits))
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward: step * code. Backward: LSQ's equations 3 and 5."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, bits: int) -> Tensor:
+        scaled = x / step
+        codes = to_codes(scaled, bits)
+        ctx.save_for_backward(scaled, codes)
+        ctx.bits = bits
+        return codes * step
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        scaled, codes = ctx.saved_tensors
+        lowest, highest = code_range(ctx.bits)
+        inside = ((scaled > lowest) & (scaled < highest)).to(grad.dtype)
+        grad_step = (grad * (codes - scaled * inside)).sum()
+        return grad * inside, grad_step * _gradient_scale(grad, highest), None
+
+
+def _gradient_scale(features: Tensor, highest: int) -> float:
+    """LSQ, section 2.2: 1 / sqrt(features of a picture * highest code), so that the step learns as fast as weights."""
+    return 1 / math.sqrt(features[0].numel() * highest)
+
+
+class Quantiser(nn.Module):
+    """Quantises the features of one tap.
+
+    During its first training batches the step follows the features (LSQ's start, 2 mean|v| / sqrt(highest), averaged);
+    then it is learned.
+
+    Args:
+        bits: 1, 2, 4 or 8.
+
+    Shape: (B, C, h, w) -> the same, float32.
+    """
+
+    share: Tensor
+    batches: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        assert bits in BITS, bits
+        self.bits = bits
+        self.step = nn.Parameter(torch.ones(()))
+        self.register_buffer("share", torch.ones(()))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def set_share(self, share: float) -> None:
+        """How much of the quantised features training sees: 0 none, 1 they alone, between the two a mixture."""
+        self.share.fill_(share)
+
+    @property
+    def active(self) -> bool:
+        """Whether quantised features leave: from the first mixture on."""
+        return bool(self.share > 0)
+
+    @property
+    def positive_step(self) -> Tensor:
+        return self.step.clamp(min=MIN_STEP)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) int8 codes of features."""
+        return to_codes(x.float() / self.positive_step, self.bits).to(torch.int8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
+        if not self.active:
+            return x
+        if self.training and self.batches < CALIBRATION_BATCHES:
+            self._calibrate(x.detach())
+        quantised = _StraightThrough.apply(x, self.positive_step, self.bits)
+        if not self.training or self.share == 1:
+            return quantised
+        return x + self.share * (quantised - x)
+
+    @torch.no_grad()
+    def _calibrate(self, x: Tensor) -> None:
+        """Move the step to the mean, over the batches so far, of LSQ's start; pruned features do not count."""
+        sent = x[x != 0]
+        if not len(sent):
+            return
+        start = 2 * sent.abs().mean() / math.sqrt(code_range(self.bits)[1])
+        self.batches += 1
+        self.step.add_((start.clamp(min=MIN_STEP) - self.step) / self.batches)

@@ -1,0 +1,97 @@
+"""Tables that come with pictures: five landmarks, or one number, a line.
+
+Landmarks: `name x1 y1 ... x5 y5`, in pixels: left eye, right eye, nose, left and right corner of the mouth, left being
+the picture's left. CelebA's files begin with a line that counts the pictures and one that names the columns; both may
+be missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from torchkit.data.text import check_inside, fields, read_lines
+
+POINTS = 5
+LANDMARK_FORM = "`name x1 y1 ... x5 y5` in pixels"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers by the name of a picture."""
+
+    file: Path
+    values: dict[str, np.ndarray]
+    lines: dict[str, int]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.values:
+            raise ValueError(f"{self.file} has no line for {name}, which another list names; get it complete")
+        return self.values[name]
+
+    def where(self, name: str) -> str:
+        """How messages call the line of a picture."""
+        return f"{self.file}, line {self.lines[name]}: {name}"
+
+
+def read_landmarks(file: Path) -> Table:
+    """(5, 2) float64 points of each picture.
+
+    Raises:
+        FileNotFoundError, ValueError: a missing or empty file, a line of another form, a picture twice, or fewer
+            lines than the first one counts.
+    """
+    lines = read_lines(file, "landmarks", f"a line {LANDMARK_FORM} for each picture")
+    counted = lines[0].strip().isdecimal()
+    start = int(counted)
+    names = lines[start].split() if start < len(lines) else []
+    if len(names) == 2 * POINTS and not any(_numbers([name]) for name in names):
+        start += 1
+    follow = len(lines) - start
+    if counted and lines[0].strip() != str(follow):
+        raise ValueError(f"{file}, line 1: promises {lines[0].strip()} pictures, {follow} follow; the file is cut off")
+    table = _read(file, lines, start, 2 * POINTS, LANDMARK_FORM)
+    return Table(file, {name: row.reshape(POINTS, 2) for name, row in table.values.items()}, table.lines)
+
+
+def read_numbers(file: Path, what: str) -> dict[str, int]:
+    """The whole number of each picture, in the order of the lines `name number`.
+
+    Raises:
+        FileNotFoundError, ValueError: a missing or empty file, a line of another form, or a picture twice.
+    """
+    form = "`name number`"
+    table = _read(file, read_lines(file, what, f"a line {form} for each picture"), 0, 1, form)
+    for name, row in table.values.items():
+        if row[0] < 0 or row[0] != int(row[0]):
+            raise ValueError(f"{table.where(name)}: {row[0]:g}: expected a whole number from 0 up")
+    return {name: int(row[0]) for name, row in table.values.items()}
+
+
+def _read(file: Path, lines: list[str], start: int, columns: int, form: str) -> Table:
+    values: dict[str, np.ndarray] = {}
+    numbers: dict[str, int] = {}
+    for number, line in enumerate(lines[start:], start + 1):
+        name, *rest = fields(line) or [""]
+        row = _numbers(rest)
+        if not name or len(row) != columns:
+            raise ValueError(f"{file}, line {number}: {line!r}: expected {form}")
+        if name in values:
+            raise ValueError(f"{file}, line {number}: {name} stands in line {numbers[name]} already; keep one of them")
+        check_inside(name, f"{file}, line {number}")
+        values[name] = np.array(row)
+        numbers[name] = number
+    if not values:
+        raise ValueError(f"{file} lists no picture: expected {form}")
+    return Table(file, values, numbers)
+
+
+def _numbers(texts: list[str]) -> list[float]:
+    """The numbers; none if one is not a finite number."""
+    try:
+        found = [float(text) for text in texts]
+    except ValueError:
+        return []
+    return found if np.isfinite(found).all() else []

@@ -1,0 +1,78 @@
+"""Work on many files in several processes, with a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import cv2
+from tqdm import tqdm
+
+ITEMS_A_TASK = 32
+PARENT_CHECK_S = 1.0
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def add_jobs_argument(parser: argparse.ArgumentParser) -> None:
+    count = os.cpu_count() or 1
+    parser.add_argument("--jobs", type=int, default=count, metavar="N", help=f"processes (all cores: {count})")
+
+
+def parallel_map(
+    work: Callable[[T], R], items: Sequence[T], jobs: int, label: str, unit: str = " pictures"
+) -> Iterator[R]:
+    """The results of `work` on `items`, in their order.
+
+    Args:
+        work: can be pickled, as its arguments and results.
+        items: what to work on.
+        jobs: processes; 1 works in this one.
+        label: of the progress bar.
+        unit: of the progress bar.
+
+    Raises:
+        ValueError: fewer than one job.
+        OSError: a process was killed.
+        whatever `work` raises, of the first item at which it does; what has not begun is not done then.
+    """
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}: expected at least 1")
+    bar = tqdm(total=len(items), desc=label, unit=unit, dynamic_ncols=True)
+    with bar:
+        if jobs == 1 or len(items) <= ITEMS_A_TASK:
+            for item in items:
+                yield work(item)
+                bar.update()
+            return
+        pool = ProcessPoolExecutor(jobs, initializer=_start_worker)
+        try:
+            for result in pool.map(work, items, chunksize=ITEMS_A_TASK):
+                yield result
+                bar.update()
+        except BrokenProcessPool:
+            raise OSError(
+                "a working process was killed; is memory short? Lower --jobs and start again: what is done is kept"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread a process; Ctrl-C is the parent's to handle; nobody outlives the parent."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_S)
+    os._exit(1)

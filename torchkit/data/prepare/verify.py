@@ -1,0 +1,218 @@
+"""Check an index or a validation set: everything that is wrong, a line each; exit code 1 if anything is.
+
+    python -m torchkit.data.prepare verify --index Data/CelebA/Anno/celebA_train.txt --root Data/CelebA/align_crop_112
+    python -m torchkit.data.prepare verify --set Data/validation/lfw
+    python -m torchkit.data.prepare verify --index Data/mine.txt --root Data/mine --set Data/validation/mine
+
+Of an index: lines, labels without gaps, paths that stand twice, pictures that are missing, damaged or not 112x112,
+equal pictures of different people. Of a set (DIR/NAME, in any of its forms): files, rows, pictures, folds that repeat
+or have one kind of pair only, pairs that contradict each other or themselves. With both: pictures that are in both.
+What is odd but may be meant is a note, and does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from torchkit.data.index import missing_labels, parse_line
+from torchkit.data.pairs import FOLDS
+from torchkit.data.pictures import read_face
+from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
+from torchkit.data.text import read_lines
+from torchkit.data.validation_set import ValidationSet, read_validation_set
+
+HELP = "everything that is wrong with an index or a validation set"
+NOTES_SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--index", type=Path, metavar="FILE", help="index, a line `relative/path label` a picture")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder of the index's pictures (DATA_ROOT)")
+    parser.add_argument("--set", type=Path, metavar="DIR/NAME", help="validation set")
+    add_jobs_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if (arguments.index is None) != (arguments.root is None) or not (arguments.index or arguments.set):
+        raise ValueError("give --index FILE with --root DIR, or --set DIR/NAME, or all three")
+    found = Findings()
+    digests: set[bytes] = set()
+    if arguments.index:
+        digests = verify_index(arguments.index, arguments.root, found, arguments.jobs)
+    if arguments.set:
+        verify_set(arguments.set.parent, arguments.set.name, found, digests)
+    for message in found.notes[:NOTES_SHOWN]:
+        print(f"note: {message}")
+    if len(found.notes) > NOTES_SHOWN:
+        print(f"note: ... and {len(found.notes) - NOTES_SHOWN} more")
+    for message in found.problems:
+        print(f"wrong: {message}")
+    print(f"{len(found.problems)} problems, {len(found.notes)} notes")
+    if found.problems:
+        raise SystemExit(1)
+
+
+@dataclass
+class Findings:
+    """What a check found."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def report(self, error: Exception) -> None:
+        """A `Report`, see `torchkit.data.problems`."""
+        self.problems.append(str(error))
+
+
+def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[bytes]:
+    """Check an index and its pictures; tell `found` what is wrong.
+
+    Args:
+        file: the index.
+        root: folder of the pictures.
+        found: receives problems and notes.
+        jobs: processes that read the pictures.
+
+    Returns:
+        Digests of the pictures that could be read.
+    """
+    try:
+        lines = read_lines(file, "index", "a line `relative/path label` for each picture")
+    except (ValueError, FileNotFoundError) as error:
+        found.report(error)
+        return set()
+    entries: list[tuple[int, str, int]] = []
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            path, label = parse_line(line, file, number)
+        except ValueError as error:
+            found.report(error)
+            continue
+        if path in first_line:
+            found.problems.append(f"{file}, line {number}: {path} stands in line {first_line[path]} already")
+        else:
+            first_line[path] = number
+            entries.append((number, path, label))
+    _verify_labels(file, np.array([label for _, _, label in entries], np.int64), found)
+    work = [(root / path, f"{file}, line {number}: {root / path}") for number, path, _ in entries]
+    results = list(parallel_map(_digest, work, jobs, file.name))
+    found.problems += [result for result in results if isinstance(result, str)]
+    return _verify_distinct(file, entries, results, found)
+
+
+def _digest(picture: tuple[Path, str]) -> bytes | str:
+    """Digest of a picture's pixels, or what is wrong with it."""
+    try:
+        return _digest_of(read_face(*picture))
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+
+
+def _digest_of(image: np.ndarray) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
+
+
+def _verify_labels(file: Path, labels: np.ndarray, found: Findings) -> None:
+    if not labels.size:
+        return
+    found.problems += [f"{file}: label {label} is missing" for label in missing_labels(labels)]
+    if len(np.unique(labels)) < 2:
+        found.problems.append(f"{file}: all pictures show one person; a margin softmax needs two or more")
+    alone = int((np.bincount(np.unique(labels, return_inverse=True)[1]) == 1).sum())
+    if alone:
+        found.notes.append(f"{file}: {alone} people have one picture only")
+
+
+def _verify_distinct(
+    file: Path, entries: Sequence[tuple[int, str, int]], results: Sequence[bytes | str], found: Findings
+) -> set[bytes]:
+    first_with: dict[bytes, tuple[int, str, int]] = {}
+    for entry, result in zip(entries, results, strict=True):
+        if isinstance(result, str):
+            continue
+        number, path, label = entry
+        other_number, other_path, other_label = first_with.setdefault(result, entry)
+        if other_number == number:
+            continue
+        message = f"{file}, line {number}: {path} is the same picture as {other_path} in line {other_number}"
+        if label != other_label:
+            found.problems.append(f"{message}, with the label {label} and not {other_label}")
+        else:
+            found.notes.append(message)
+    return set(first_with)
+
+
+def verify_set(root: Path, name: str, found: Findings, training: set[bytes] | None = None) -> None:
+    """Check the validation set `name` under `root`; tell `found` what is wrong.
+
+    Args:
+        root: folder of the sets.
+        name: of the set.
+        found: receives problems and notes.
+        training: digests of training pictures, none of which may be in the set.
+    """
+    try:
+        data = read_validation_set(root, name, found.report)
+    except (ValueError, OSError) as error:
+        found.report(error)
+        return
+    if data is None:
+        return
+    _verify_pairs(data, found)
+    _verify_folds(data, found)
+    for position, image in enumerate(data.images):
+        if (image == image[:, :1, :1]).all():
+            found.notes.append(f"{_rows(data, position)} is of one colour")
+        if training and _digest_of(image.transpose(1, 2, 0)) in training:
+            found.problems.append(f"{_rows(data, position)} is in the index too: the set must show other people")
+
+
+def _rows(data: ValidationSet, position: int) -> str:
+    return f"{data.name}: the picture of row {int(np.flatnonzero(data.rows == position)[0])}"
+
+
+def _verify_pairs(data: ValidationSet, found: Findings) -> None:
+    first_with: dict[tuple[int, int], int] = {}
+    for number, (one, other) in enumerate(np.sort(data.rows.reshape(-1, 2), axis=1).tolist()):
+        kind = "one person" if data.same[number] else "two people"
+        if one == other:
+            message = f"{data.name}: pair {number} is one picture twice, called {kind}"
+            (found.notes if data.same[number] else found.problems).append(message)
+        first = first_with.setdefault((one, other), number)
+        if first == number:
+            continue
+        if data.same[first] != data.same[number]:
+            found.problems.append(f"{data.name}: pairs {first} and {number} are the same pictures, called {kind} once")
+        else:
+            found.notes.append(f"{data.name}: pair {number} is pair {first} again")
+
+
+def _verify_folds(data: ValidationSet, found: Findings) -> None:
+    """The evaluation's folds: contiguous tenths."""
+    if len(data.same) < FOLDS:
+        found.problems.append(f"{data.name}: {len(data.same)} pairs, expected at least {FOLDS}, one a fold")
+        return
+    if data.same.all() or not data.same.any():
+        kind = "one person" if data.same[0] else "two people"
+        found.problems.append(f"{data.name}: all pairs are of {kind}; evaluation needs both kinds")
+        return
+    pairs = np.sort(data.rows.reshape(-1, 2), axis=1)
+    first_with: dict[bytes, int] = {}
+    for number, fold in enumerate(np.array_split(np.arange(len(pairs)), FOLDS), start=1):
+        same = int(data.same[fold].sum())
+        if same in (0, len(fold)):
+            kind = "one person" if same else "two people"
+            found.problems.append(f"{data.name}: fold {number} has pairs of {kind} only; mix the kinds")
+        elif abs(2 * same - len(fold)) > 1:
+            found.notes.append(f"{data.name}: fold {number} has {same} of {len(fold)} pairs of one person")
+        content = np.unique(np.column_stack([pairs[fold], data.same[fold]]), axis=0).tobytes()
+        first = first_with.setdefault(content, number)
+        if first != number:
+            found.problems.append(f"{data.name}: folds {first} and {number} hold the same pairs")

@@ -1,0 +1,103 @@
+"""Verification sets, in the forms they come in. `load_validation_set` finds a set by its name under a folder.
+
+| looked for | form | colours in the file |
+|---|---|---|
+| 1. `NAME/meta/`, `NAME_list.npy` | bcolz carray (N, 3, 112, 112) float32 in [-1, 1] (AdaFace) | BGR |
+| 2. `NAME.bin` | pickle of (N encoded images, N/2 bools) (InsightFace) | decoded to RGB |
+| 3. `NAME/pairs.txt` | aligned pictures, pairs in LFW's format or `path path same` | decoded to RGB |
+| 4. `NAME.npy`, `NAME_list.npy` | array, channels first or last, uint8 or float32 in [-1, 1] | RGB |
+
+The published packages bring 1 and 2 side by side: then 1 is read. Any other two forms of one name are an error, for
+nobody could tell which is meant. Rows 2k and 2k + 1 are pair k; an image that is in several pairs is held once.
+Nothing in a file is trusted, and no pickle is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torchkit.data.problems import Report, stop
+from torchkit.data.validation_set.base import ValidationSet, check_name
+from torchkit.data.validation_set.bin_file import load_bin
+from torchkit.data.validation_set.carray import load_carray, write_validation_set
+from torchkit.data.validation_set.npy import load_npy
+from torchkit.data.validation_set.picture_folder import PAIRS_NAME, load_picture_folder
+
+__all__ = ["ValidationSet", "check_present", "load_validation_set", "read_validation_set", "write_validation_set"]
+
+LOADERS: dict[str, Callable[[Path, str, Report], ValidationSet | None]] = {
+    "{}/meta": load_carray,
+    "{}.bin": load_bin,
+    f"{{}}/{PAIRS_NAME}": load_picture_folder,
+    "{}.npy": load_npy,
+}
+"""What marks a form, in the order in which the forms are tried, and its reader."""
+PUBLISHED_TOGETHER = ["{}/meta", "{}.bin"]
+
+
+def load_validation_set(root: Path, name: str) -> ValidationSet:
+    """Read the set `name` from `root`, in whatever form it is there.
+
+    Raises:
+        FileNotFoundError: it is there in no form, or its list or a picture is missing.
+        ValueError: it is there in two forms, a file does not hold what its form says, or the name is not a plain
+            file name.
+    """
+    found = read_validation_set(root, name, stop)
+    assert found is not None  # `stop` raises
+    return found
+
+
+def read_validation_set(root: Path, name: str, report: Report) -> ValidationSet | None:
+    """`load_validation_set` that tells `report` of each wrong row, line or picture, and goes on with the others.
+
+    Returns:
+        The set, or None when something was reported.
+
+    Raises:
+        FileNotFoundError, ValueError: the set as a whole cannot be read.
+    """
+    root = Path(root)
+    check_present(root, [name])
+    return LOADERS[_form(root, name)](root, name, report)
+
+
+def check_present(root: Path, names: Sequence[str]) -> None:
+    """Make sure, before long work, that every set is there in one form.
+
+    Raises:
+        FileNotFoundError: one is not; all that are missing are named, with where they were looked for.
+        ValueError: a name is not a plain file name, or a set is there in two forms.
+    """
+    for name in names:
+        check_name(name)
+    missing = [name for name in names if not _form(Path(root), name)]
+    if not missing:
+        return
+    looked = "; ".join(
+        f"{root / name}/ (bcolz with {name}_list.npy beside it, or pictures with {PAIRS_NAME}), {root / name}.bin, "
+        f"{root / name}.npy with {name}_list.npy"
+        for name in missing
+    )
+    raise FileNotFoundError(
+        f"no validation set {', '.join(map(repr, missing))}: looked for {looked}. lfw, cfp_fp, agedb_30, calfw and "
+        "cplfw come with the data packages of AdaFace and InsightFace: put them under Data/validation, or name the "
+        "folder that has them; see Data/README.md"
+    )
+
+
+def _form(root: Path, name: str) -> str:
+    """The mark of the form in which a set is there; "" for none."""
+    found = [mark for mark in LOADERS if (root / mark.format(name)).exists()]
+    if found == PUBLISHED_TOGETHER or len(found) == 1:
+        return found[0]
+    if found:
+        marks = " and ".join(str(root / mark.format(name)) for mark in found)
+        raise ValueError(f"validation set {name!r} is there in several forms: {marks}; keep one of them")
+    if (root / name).is_dir():
+        raise ValueError(
+            f"{root / name} is neither a bcolz carray (meta/ is missing) nor a folder of pictures with {PAIRS_NAME}; "
+            "see Data/README.md"
+        )
+    return ""

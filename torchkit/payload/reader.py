@@ -1,0 +1,38 @@
+"""Reading bytes in order, never beyond their end."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from torchkit.payload.limits import PayloadError
+
+
+class Reader:
+    """Bytes and a position in them."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.position = 0
+        """How many bytes were read."""
+
+    @property
+    def remaining(self) -> int:
+        """How many bytes are still to be read."""
+        return len(self._data) - self.position
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes.
+
+        Raises:
+            PayloadError: there are fewer.
+        """
+        if size > self.remaining:
+            raise PayloadError(f"the message is cut short: {size} bytes expected, {self.remaining} are left")
+        start = self.position
+        self.position += size
+        return self._data[start : self.position]
+
+    def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """The next fields, as `layout` has them; raises like `take`."""
+        return layout.unpack(self.take(layout.size))

@@ -1,0 +1,219 @@
+"""Set results of val_main.py side by side.
+
+    python validation/compare.py runs/faces/validation runs/other/validation
+    python validation/compare.py runs/a runs/b runs/c --datasets lfw --out runs/compared
+
+Takes the folders that val_main.py wrote (its --out). Prints a line for each condition and run: the rates, the
+difference to the first run, how many pairs only one of the two decides rightly, and how likely a split at least as
+uneven would be if both were equally good (McNemar's test on the same pairs). With --out it also writes compare.md,
+compare.csv and, for each set, compare_roc_SET.png.
+
+A small p is evidence of a difference between the runs on these pairs; of many comparisons some come out small by
+chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from torchkit.util.cli import run_command
+from torchkit.util.files import atomic_write_text
+from validation.chart import file_name, save_png
+from validation.mcnemar import mcnemar
+from validation.pairs import PairScores, read_pairs
+from validation.plots import Curve, overlay_figure
+from validation.report import label, per_cent, with_interval
+from validation.tables import Table
+from validation.verification import roc
+
+COLUMNS = (
+    "dataset", "condition", "run", "accuracy %", "AUC %", "EER %", "payload bytes", "difference",
+    "only first right", "only this right", "p",
+)  # fmt: skip
+NOTE = (
+    "difference: accuracy minus that of the first run, in percentage points. only first right, only this right: pairs "
+    "that one of the two decides rightly and the other wrongly; p: McNemar's test, two-sided."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A folder of results.
+
+    Attributes:
+        name: short, different for each run.
+        folder: where they are.
+        rows: of results.json, by (dataset, label of the condition).
+        scores: the pairs, by dataset.
+    """
+
+    name: str
+    folder: Path
+    rows: dict[tuple[str, str], dict[str, Any]]
+    scores: dict[str, PairScores]
+
+
+def parse_arguments() -> argparse.Namespace:
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="OUT", help="folders that val_main.py wrote, two or more")
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", help="validation sets to compare (all)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for compare.md, compare.csv and ROC plots")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    return parser.parse_args()
+
+
+def load_runs(folders: Sequence[Path], datasets: Sequence[str] | None) -> list[Run]:
+    """Read the runs and make sure that they can be compared.
+
+    Raises:
+        FileNotFoundError, ValueError: fewer than two folders, a file is missing or damaged, or sets or pairs differ.
+    """
+    if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError(f"compare {', '.join(map(str, folders))}: expected two or more different folders of results")
+    rows = [read_rows(folder) for folder in folders]
+    there = [list(dict.fromkeys(dataset for dataset, _ in found)) for found in rows]
+    chosen = list(datasets) if datasets else there[0]
+    for folder, found in zip(folders, there, strict=True):
+        if not set(chosen) <= set(found) or not (datasets or set(found) <= set(chosen)):
+            common = [name for name in there[0] if all(name in other for other in there)]
+            remedy = f"compare those in common with --datasets {' '.join(common)}" if common else "none is in common"
+            raise ValueError(
+                f"{folder} has the sets {', '.join(found)}, {folders[0]} {', '.join(there[0])}, "
+                f"to be compared are {', '.join(chosen)}: {remedy}"
+            )
+    names = short_names(folders)
+    runs = [
+        Run(name, folder, found, {dataset: read_pairs(folder, dataset) for dataset in chosen})
+        for name, folder, found in zip(names, folders, rows, strict=True)
+    ]
+    for run in runs:
+        check_same_pairs(runs[0], run)
+    return runs
+
+
+def read_rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of FOLDER/results.json by (dataset, label).
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or it is something else.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: give folders that val_main.py wrote (its --out)")
+    try:
+        rows = json.loads(path.read_text())["rows"]
+        return {(row["dataset"], label(row["obfuscation"], row["condition"])): row for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or not val_main.py's ({error!r}): evaluate again") from error
+
+
+def check_same_pairs(first: Run, other: Run) -> None:
+    """Raise ValueError where two runs are about different pictures or pairs of a set."""
+    for dataset, scores in first.scores.items():
+        theirs = other.scores[dataset]
+        if len(scores.same) != len(theirs.same):
+            found = f"{len(scores.same)} and {len(theirs.same)} pairs"
+        elif scores.digest != theirs.digest:
+            found = "different pictures or pairs"
+        else:
+            continue
+        raise ValueError(
+            f"{first.folder} and {other.folder} have {found} of {dataset}: runs are compared on the same pairs; "
+            "evaluate both on the same files (--data-root)"
+        )
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' paths without the parts at their beginnings and ends that all share."""
+    parts = [folder.resolve().parts for folder in folders]
+    while len({found[0] for found in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [found[1:] for found in parts]
+    while len({found[-1] for found in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [found[:-1] for found in parts]
+    return ["/".join(found) for found in parts]
+
+
+def comparison_table(runs: Sequence[Run]) -> Table:
+    """A line for each condition and run; "-" where the first run has nothing to compare with."""
+    body = []
+    for dataset, first_scores in runs[0].scores.items():
+        names = dict.fromkeys(name for run in runs for name in run.scores[dataset].labels)
+        for name in names:
+            first_row = runs[0].rows.get((dataset, name))
+            for run in runs:
+                row = run.rows.get((dataset, name))
+                if row is None:
+                    continue
+                compared = ["-"] * 4
+                if run is not runs[0] and first_row is not None:
+                    compared = _compared(
+                        first_scores, run.scores[dataset], name, row["accuracy"] - first_row["accuracy"]
+                    )
+                body.append([dataset, name, run.name, *_rates(row), *compared])
+    return Table(COLUMNS, body, text_columns=3)
+
+
+def _rates(row: dict[str, Any]) -> list[str]:
+    payload = row.get("payload_bytes")
+    accuracy = with_interval(row["accuracy"], row.get("accuracy_interval"))
+    return [accuracy, per_cent(row["auc"]), per_cent(row["eer"]), "-" if payload is None else f"{payload:,.0f}"]
+
+
+def _compared(first: PairScores, other: PairScores, name: str, difference: float) -> list[str]:
+    found = mcnemar(first.correct_of(name), other.correct_of(name))
+    p_value = f"{found.p_value:.3f}" if found.p_value >= 0.001 else "< 0.001"
+    return [f"{100 * difference:+.2f}", str(found.only_first), str(found.only_second), p_value]
+
+
+def overlaid_curves(runs: Sequence[Run], dataset: str) -> dict[str, dict[str, Curve]]:
+    """ROC by condition, then by run."""
+    curves: dict[str, dict[str, Curve]] = {}
+    for run in runs:
+        scores = run.scores[dataset]
+        for name, distances in zip(scores.labels, scores.distances, strict=True):
+            curves.setdefault(name, {})[run.name] = roc(distances, scores.same)[:2]
+    return curves
+
+
+def write_comparison(out: Path, runs: Sequence[Run], table: Table) -> list[Path]:
+    """Write OUT/compare.md, compare.csv and the plots, and return their paths."""
+    folders = "".join(f"- {run.name}: {run.folder}\n" for run in runs)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table.columns, *table.body])
+    atomic_write_text(out / "compare.md", f"# Comparison\n\n{folders}\n{table.markdown()}\n{NOTE}\n")
+    atomic_write_text(out / "compare.csv", text.getvalue())
+    plots = [
+        save_png(
+            overlay_figure(overlaid_curves(runs, dataset), f"ROC, {dataset}"),
+            out / f"compare_roc_{file_name(dataset)}.png",
+        )
+        for dataset in runs[0].scores
+    ]
+    return [out / "compare.md", out / "compare.csv", *plots]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    runs = load_runs(arguments.runs, arguments.datasets)
+    table = comparison_table(runs)
+    print(table.text())
+    print(NOTE)
+    if arguments.out is not None:
+        print("wrote " + ", ".join(map(str, write_comparison(arguments.out, runs, table))))
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    run_command(lambda: main(parsed), parsed.traceback)

@@ -1,0 +1,70 @@
+"""Everything a validation leaves in its folder.
+
+results.json, results.csv, results.md, report.html, accuracy.png, and for each set roc_SET.png, det_SET.png,
+distances_SET.png and pairs_SET.npz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from validation.chart import file_name, inline_svg, save_png
+from validation.examples import Example
+from validation.pairs import PairScores, write_pairs
+from validation.plots import accuracy_figure, det_figure, histogram_figure, roc_figure
+from validation.report import Row, write_results
+from validation.report_html import Chart, Section, write_html
+from validation.verification import roc
+
+CAPTIONS = {
+    "accuracy": "Accuracy; bars of one deviation over the folds",
+    "roc": "ROC: how many genuine pairs match at each false match rate",
+    "det": "DET: both error rates; lower is better",
+    "distances": "Distances of genuine and impostor pairs, and the mean threshold of the folds",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SetResult:
+    """What was found on one validation set."""
+
+    rows: Sequence[Row]
+    scores: PairScores
+    examples: Sequence[Example]
+
+
+def write_outputs(out: Path, results: Sequence[SetResult], config: dict[str, Any], notes: Sequence[str]) -> list[Path]:
+    """Write all files to OUT and return their paths, those for people first."""
+    rows = [row for result in results for row in result.rows]
+    written, sections = [], []
+    for result in results:
+        paths, charts = _draw(out, result)
+        written += [*paths, write_pairs(out, result.scores)]
+        sections.append(Section(result.scores.dataset, charts, result.examples))
+    page = write_html(out, rows, sections, config, notes)
+    tables = write_results(out, rows, config, notes)
+    return [page, *tables.values(), save_png(accuracy_figure(rows), out / "accuracy.png"), *written]
+
+
+def _draw(out: Path, result: SetResult) -> tuple[list[Path], list[Chart]]:
+    """The charts of a set, as files (accuracy.png is one for all sets) and for the page."""
+    scores = result.scores
+    distances = dict(zip(scores.labels, scores.distances, strict=True))
+    curves = {name: roc(found, scores.same)[:2] for name, found in distances.items()}
+    thresholds = {row.label: row.result.threshold for row in result.rows}
+    figures = {
+        "accuracy": accuracy_figure(result.rows),
+        "roc": roc_figure(curves, f"ROC, {scores.dataset}"),
+        "det": det_figure(curves, f"DET, {scores.dataset}"),
+        "distances": histogram_figure(distances, scores.same, thresholds, f"distances, {scores.dataset}"),
+    }
+    name = file_name(scores.dataset)
+    charts = [
+        Chart(inline_svg(figure, f"{kind}-{name}", f"{CAPTIONS[kind]}, {scores.dataset}"), CAPTIONS[kind])
+        for kind, figure in figures.items()
+    ]
+    paths = [save_png(figure, out / f"{kind}_{name}.png") for kind, figure in figures.items() if kind != "accuracy"]
+    return paths, charts

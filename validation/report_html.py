@@ -1,0 +1,126 @@
+"""report.html: the results, the charts and a few faces on one page that needs nothing but itself.
+
+The page holds no script and asks for nothing: pictures are data URIs, charts inline SVG, and its own content security
+policy refuses the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from torchkit.util.files import atomic_write_text
+from validation.examples import Example
+from validation.report import CONDITIONS, Row, group_rows, per_cent, recovery
+from validation.verification import REPORTED_FARS
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart as `inline_svg` returns it, trusted as it is, and what stands below it."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page shows of a validation set beside its numbers."""
+
+    dataset: str
+    charts: Sequence[Chart]
+    examples: Sequence[Example] = ()
+
+
+def write_html(
+    out_dir: Path, rows: Sequence[Row], sections: Sequence[Section], config: dict[str, Any], notes: Sequence[str]
+) -> Path:
+    """Write OUT/report.html and return its path.
+
+    Args:
+        out_dir: folder of the results.
+        rows: as in results.json; each belongs to one of the sections.
+        sections: a part of the page each.
+        config: as in results.json.
+        notes: below the tables.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    path = Path(out_dir) / "report.html"
+    text = environment.get_template("report.html.jinja").render(
+        title="PRO-Face C: verification",
+        subtitle=_subtitle(config),
+        sections=[_section(section, rows) for section in sections],
+        fars=list(REPORTED_FARS),
+        notes=notes,
+        configuration=list(flattened(config)),
+        per_cent=per_cent,
+        footer="results.json holds the same numbers with all their digits.",
+    )
+    atomic_write_text(path, text)
+    return path
+
+
+def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of every value in nested dictionaries."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flattened(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list | tuple):
+        yield prefix, " ".join(map(str, value))
+    else:
+        yield prefix, str(value)
+
+
+def data_uri(picture: np.ndarray | None) -> str | None:
+    """A picture, (H, W, 3) RGB or (H, W) grey uint8, as a PNG in a data URI; None stays None."""
+    if picture is None:
+        return None
+    encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1]  # OpenCV takes BGR
+    return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
+def _subtitle(config: dict[str, Any]) -> str:
+    recogniser = config.get("recogniser", {}).get("name", "unknown")
+    flip = ", picture and mirror image fused" if config.get("flip") else ""
+    return f"Client {config.get('backbone_resume', 'unknown')}, recogniser {recogniser}{flip}"
+
+
+def _section(section: Section, rows: Sequence[Row]) -> dict[str, Any]:
+    own = [(number, row) for number, row in enumerate(rows) if row.dataset == section.dataset]
+    summary = [
+        {
+            "obfuscation": obfuscation,
+            "recovery": recovery(found),
+            **{name: found[name].flat() if name in found else None for name in CONDITIONS},
+        }
+        for (_, obfuscation), found in group_rows(row for _, row in own).items()
+    ]
+    return {
+        "dataset": section.dataset,
+        "rows": [{**row.flat(), "label": row.label, "number": number} for number, row in own],
+        "summary": summary,
+        "published": next((row.reference_accuracy for _, row in own if row.reference_accuracy is not None), None),
+        "charts": [{"svg": Markup(chart.svg), "caption": chart.caption} for chart in section.charts],
+        "examples": [_pictures(example) for example in section.examples],
+    }
+
+
+def _pictures(example: Example) -> dict[str, Any]:
+    names = ("obfuscated", "residual", "features", "shuffled")
+    kinds = [
+        {"obfuscation": kind.obfuscation, **{name: data_uri(getattr(kind, name)) for name in names}}
+        for kind in example.kinds
+    ]
+    return {"clear": data_uri(example.clear), "kinds": kinds}
