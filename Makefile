@@ -1,7 +1,8 @@
 # make demo     train and evaluate on the ORL faces: results under runs/demo/
-# make test     the test suite
+# make test     the test suite, without what takes minutes
+# make slow     the rest of it
 # make bench    speed beside a plain baseline, as ratios: benchmarks/out/bench.json
-# make check    ruff, mypy, tests: what CI runs
+# make check    ruff, mypy, all tests: what CI runs
 # make clean    remove the environment and the demo's data and results
 #
 # Each command first creates .venv and installs what it needs. PYTHON=python3.12 picks another Python.
@@ -9,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check bench clean
+.PHONY: demo test slow lint check bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m torchkit.data.prepare demo --out Data/demo --model-root model
@@ -20,14 +21,17 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
+slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test
+check: lint test slow
 
-bench: .venv/installed
+bench: .venv/installed-dev
 	$(BIN)/python benchmarks/bench.py
 
 .venv/installed: requirements.txt

@@ -32,6 +32,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (train.yaml)")
     parser.add_argument("--resume", action="store_true", help="continue the newest good checkpoint in MODEL_ROOT")
+    parser.add_argument(
+        "--new-key", action="store_true", help="draw a new key for the client of BACKBONE_RESUME before training goes on"
+    )
     parser.add_argument("--profile", type=int, metavar="N", help="profile N steps and stop: a table, a Chrome trace")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a key of the file")
@@ -42,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("WORLD_SIZE > 1: training runs in one process; start train.py without torchrun")
     config = load_config(arguments.config, arguments.overrides)
-    task = TrainTask(config, resume=arguments.resume)
+    task = TrainTask(config, resume=arguments.resume, new_key=arguments.new_key)
     if arguments.profile:
         table, trace = profile_steps(task, arguments.profile)
         print(f"{table}\ntrace: {trace}")

@@ -153,7 +153,7 @@ class PublishedSystem(nn.Module):
         for own, other in zip(self.interfaces, system.client.interfaces, strict=True):
             own.get_submodule("1").load_state_dict(other.state_dict())
         self.weights.load_state_dict(system.server.compensation.weights.state_dict())
-        self.key = system.client.shuffles.get_submodule("1").get_buffer("key")
+        self.key = system.client.shuffles["1"].get_buffer("key")
         return self
 
     def features(self, clear: Tensor, obfuscated: Tensor) -> list[Tensor]:

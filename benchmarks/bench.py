@@ -10,14 +10,17 @@ Parts, each as seconds of the baseline (benchmarks/baseline.py) over seconds of 
   shuffle         block channel shuffle, forward and backward
   validation      embedding a set of pairs: clear, obfuscated and compensated under the hybrid
   metrics         10-fold accuracy
+  encoding        obfuscated pictures and 2-bit features to messages, lossless, one thread; baseline: PNG, NumPy archive
+  decoding        messages to pictures and feature values, one thread
 and, not as a ratio of times:
   memory          what a first training step adds to the resident memory, each side in a process of its own
+  client          milliseconds of the client network for one face, in PyTorch and ONNX Runtime
   matmul          GFLOP/s of the server's forward pass beside those of one large matrix product
 
 Both sides run in turn: a warm-up of each, then --rounds times baseline, toolkit. Before a part is timed, both must give
 the same result, or the run ends with exit code 2: losses within 0.1 %; 99.9 % of the obfuscated pixels within a grey
 level; embeddings a cosine above 0.99, those of clear pictures with --amp none within 1e-5; shuffle and metrics exactly.
-Weights and pictures are random, nothing is downloaded, and everything runs on the processor. Close other programs first.
+Weights and pictures are random, nothing is downloaded, everything runs on the processor. Close other programs first.
 
 Prints a table and writes --out: ratios (median, min, max over the rounds), seconds, sizes, memory, matmul, provenance.
 """
@@ -48,6 +51,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import baseline
+from benchmarks.message import Messages, client_latency
 from torchkit.backbone import Backbone, get_model
 from torchkit.client import BlockChannelShuffle, Client, ClientSettings
 from torchkit.client.shuffle import draw_key
@@ -447,14 +451,40 @@ def _check_accuracy(theirs: tuple[float, ...], ours: tuple[float, ...]) -> None:
         require_close(f"metrics: {name}", abs(a - b), 0)
 
 
+def encoding(_: Path, sizes: Sizes) -> Comparison:
+    messages = Messages(draw_pictures(sizes.images, SEED), SEED)
+    return Comparison(one_thread(messages.archive), one_thread(messages.encode), unchecked)
+
+
+def decoding(_: Path, sizes: Sizes) -> Comparison:
+    messages = Messages(draw_pictures(sizes.images, SEED), SEED)
+    return Comparison(one_thread(messages.read_archives), one_thread(messages.decode), _check_messages)
+
+
+def one_thread(work: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        with threads(1):
+            return work()
+
+    return run
+
+
+def _check_messages(theirs: list[list[np.ndarray]], ours: list[list[np.ndarray]]) -> None:
+    for expected, found in zip(theirs, ours, strict=True):
+        equal = all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+        require_close("decoding: (0 equal, 1 not) pictures and features", float(not equal), 0)
+
+
 COMPARISONS: dict[str, Callable[[Path, Sizes], Comparison]] = {
     "training_step": training_step,
     "obfuscation": obfuscation,
     "shuffle": shuffle,
     "validation": validation,
     "metrics": metrics,
+    "encoding": encoding,
+    "decoding": decoding,
 }
-PARTS = (*COMPARISONS, "memory", "matmul")
+PARTS = (*COMPARISONS, "memory", "matmul", "client")
 NEED_SERVER = frozenset({"training_step", "validation", "memory", "matmul"})
 
 
@@ -521,7 +551,9 @@ def peak_bytes() -> int:
 
 def measure_matmul(folder: Path, sizes: Sizes, rounds: int) -> dict[str, dict[str, float]]:
     """GFLOP/s of the server's forward pass and of one matrix product, by precision."""
-    precisions = {"float32": torch.float32, "bf16": torch.bfloat16} if computes_bf16(torch.device("cpu")) else {"float32": torch.float32}
+    precisions = {"float32": torch.float32}
+    if computes_bf16(torch.device("cpu")):
+        precisions["bf16"] = torch.bfloat16
     return {name: _utilisation(name, dtype, folder, sizes, rounds) for name, dtype in precisions.items()}
 
 
@@ -562,6 +594,17 @@ def count_operations(network: nn.Module, images: Tensor) -> int:
     return sum(found)
 
 
+def measure_client() -> dict[str, float]:
+    """Latency of the client network."""
+
+    def timer(work: Callable[[], Any]) -> float:
+        work()
+        return min(seconds_of(work) for _ in range(3))
+
+    note("client: PyTorch and ONNX Runtime")
+    return client_latency(timer)
+
+
 # --- the report ---
 
 
@@ -577,7 +620,7 @@ def summarise(rounds: Sequence[tuple[float, float]]) -> tuple[dict[str, float], 
 def run_parts(parts: Sequence[str], sizes: Sizes, rounds: int, folder: Path) -> dict[str, Any]:
     """Everything that `--out` receives, but the provenance."""
     report: dict[str, Any] = {"ratios": {}, "seconds": {}, "sizes": {**asdict(sizes), "rounds": rounds}}
-    report |= {"memory": {}, "matmul": {}}
+    report |= {"memory": {}, "matmul": {}, "client": {}}
     if NEED_SERVER & set(parts):
         prepare(folder, sizes)
     for name in parts:
@@ -586,6 +629,8 @@ def run_parts(parts: Sequence[str], sizes: Sizes, rounds: int, folder: Path) -> 
             report["ratios"][name], report["seconds"][name] = summarise(found)
         elif name == "memory":
             report["memory"] = measure_memory(folder, sizes)
+        elif name == "client":
+            report["client"] = measure_client()
         else:
             report["matmul"] = measure_matmul(folder, sizes, rounds)
     return report
@@ -600,6 +645,14 @@ def format_report(report: dict[str, Any]) -> str:
         seconds = report["seconds"][name]
         numbers = "".join(f"{ratio[key]:>9.2f}" for key in ("median", "min", "max"))
         lines.append(f"{name:<15}{seconds['baseline']:>12.4g}{seconds['ours']:>12.4g}{numbers}")
+    lines += [
+        f"{name}: {report['sizes']['images'] / report['seconds'][name]['ours']:.0f} faces a second on one thread"
+        for name in ("encoding", "decoding")
+        if name in report["ratios"]
+    ]
+    if client := report["client"]:
+        milliseconds = f"PyTorch {client['torch_ms']:.1f} ms, ONNX Runtime {client['onnxruntime_ms']:.1f} ms"
+        lines.append(f"client, one face: {milliseconds}")
     for name, memory in report["memory"].items():
         theirs, ours = (memory[key] / 1e6 for key in ("baseline_bytes", "ours_bytes"))
         lines.append(f"memory of {name}: baseline {theirs:.0f} MB, toolkit {ours:.0f} MB, ratio {memory['ratio']:.3f}")
@@ -636,8 +689,8 @@ def parse_arguments() -> argparse.Namespace:
     number("threads", size.threads, "threads of torch and OpenCV")
     parser.add_argument(
         "--amp", choices=("none", "bf16"), default=size.amp,
-        help=f"precision of the toolkit's training step and validation; the baseline's is float32 (bf16 if the processor has it: "
-        f"here {size.amp})",
+        help="precision of the toolkit's training step and validation; the baseline's is float32 (bf16 if the processor "
+        f"has it: here {size.amp})",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=DEFAULT_OUT, metavar="FILE", help="JSON (benchmarks/out/bench.json)"

@@ -42,5 +42,5 @@ def test_keeping_freed_memory_leaves_memory_usable() -> None:
 
 
 def test_unknown_device_names_what_is_allowed() -> None:
-    with pytest.raises(ValueError, match="'abacus'.*auto, cpu, cuda"):
+    with pytest.raises(ValueError, match=r"'abacus'.*auto, cpu, cuda"):
         pick_device("abacus")

@@ -1,9 +1,10 @@
-"""torchkit.data.prepare: pairs to a validation set, and the demo's data from archives."""
+"""torchkit.data.prepare: pairs to a validation set, the demo's data from archives, the command line, processes."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
+import os
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-from torchkit.data import demo
 from torchkit.data.index import read_index
-from torchkit.data.prepare import main, parse_arguments, prepare_pairs
+from torchkit.data.prepare import demo, parallel
+from torchkit.data.prepare.command import COMMANDS, main, parse_arguments
+from torchkit.data.prepare.pairs import prepare_pairs
+from torchkit.data.prepare.parallel import parallel_map
 from torchkit.data.validation_set import load_validation_set
 
 
@@ -102,10 +105,86 @@ def test_demo_keeps_what_is_there(wheels: None, tmp_path: Path, monkeypatch: pyt
     demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
 
 
-def test_command_line(pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "pairs.txt").write_text("0.png 1.png 0\n")
     out = pictures.parent / "sets"
     arguments = ["pairs", "--root", str(pictures), "--pairs", str(pictures / "pairs.txt"), "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["prepare", *arguments, "--name", "mine"])
-    main(parse_arguments())
+    main(parse_arguments([*arguments, "--name", "mine"]))
     assert str(out / "mine") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments([command, "--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0 and "\u2192" not in shown
+    examples = [line.split()[3:] for line in shown.splitlines() if line.startswith(f"    python -m {parallel_name()}")]
+    assert examples
+    for example in examples:
+        assert parse_arguments(example).command == command
+
+
+def parallel_name() -> str:
+    return parallel.__name__.rpartition(".")[0]
+
+
+def test_examples_of_the_whole_help_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    start = f"    python -m {parallel_name()} "
+    examples = [line.split("  ")[2].split()[3:] for line in lines if line.startswith(start)]
+    assert [parse_arguments(example).command for example in examples] == list(COMMANDS)
+
+
+# Processes
+
+
+def double(number: int) -> int:
+    if number < 0:
+        raise ValueError(f"line 7: {number}")
+    return 2 * number
+
+
+def die(number: int) -> int:
+    os._exit(3)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_results_come_in_order(jobs: int) -> None:
+    assert list(parallel_map(double, range(100), jobs, "test")) == list(range(0, 200, 2))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_error_of_an_item_ends_it(jobs: int) -> None:
+    with pytest.raises(ValueError, match="line 7: -1"):
+        list(parallel_map(double, [*range(50), -1, *range(50)], jobs, "test"))
+
+
+def test_killed_process_is_told() -> None:
+    with pytest.raises(OSError, match="a working process was killed; is memory short"):
+        list(parallel_map(die, range(100), 2, "test"))
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_fewer_than_one_job(jobs: int) -> None:
+    with pytest.raises(ValueError, match=f"--jobs {jobs}: expected at least 1"):
+        list(parallel_map(double, range(3), jobs, "test"))
+
+
+def test_processes_start_though_opencv_has_threads() -> None:
+    def give_up(*_: object) -> None:
+        raise TimeoutError("the processes hang")
+
+    before, handler = cv2.getNumThreads(), signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(30)
+    try:
+        cv2.setNumThreads(3)
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 5)  # starts them
+        assert list(parallel_map(double, range(100), 2, "test"))[-1] == 198
+        assert cv2.getNumThreads() == 3
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+        cv2.setNumThreads(before)

@@ -210,6 +210,27 @@ def test_fresh_backbone_takes_client_init(experiment: Path) -> None:
     assert not any(name.startswith("output_layer") for name in state)
 
 
+def key_of(path: Path) -> torch.Tensor:
+    return load_client_file(path).client["shuffles.1.key"]
+
+
+def test_new_key_replaces_that_of_the_client_it_starts_from(experiment: Path) -> None:
+    TrainTask(load_config(experiment, ["NUM_EPOCH=1", f"MODEL_ROOT={experiment.parent / 'old'}"])).run()
+    old = experiment.parent / "old" / "client.pth"
+    for new_key in (False, True):
+        overrides = [f"BACKBONE_RESUME={old}", "SHUFFLE.SEED=null", f"MODEL_ROOT={experiment.parent / str(new_key)}"]
+        task = TrainTask(load_config(experiment, overrides), new_key=new_key)
+        assert torch.equal(task.system.client.shuffles["1"].key, key_of(old)) != new_key
+        own = dict(task.system.client.state_dict())
+        del own["shuffles.1.key"]
+        assert all(torch.equal(tensor, load_client_file(old).client[name]) for name, tensor in own.items())
+
+
+def test_new_key_needs_a_client_to_start_from(experiment: Path) -> None:
+    with pytest.raises(ValueError, match="--new-key without BACKBONE_RESUME"):
+        TrainTask(load_config(experiment), new_key=True)
+
+
 @pytest.mark.parametrize("amp", ["true", "fp16"])
 def test_mixed_precision_trains_on_the_cpu(experiment: Path, amp: str) -> None:
     task = TrainTask(load_config(experiment, ["NUM_EPOCH=1", f"AMP={amp}"]))
@@ -250,16 +271,19 @@ def test_resuming_within_accumulated_steps_sees_the_same_pictures(experiment: Pa
     assert len(rest) == 1
 
 
-@pytest.mark.slow  # compiling takes most of a minute
-def test_compiled_networks_give_the_same_loss(experiment: Path) -> None:
-    overrides = ["CLIENT.INTERFACE=random", "DATASETS.0.weight=0"]
-    losses = []
-    for changes in ("COMPILE=false", "COMPILE=true"):
-        task = TrainTask(load_config(experiment, [*overrides, changes, "MODEL_ROOT=" + changes]))
-        for module in task.trained_modules().values():
-            module.train()
-        losses.append([task.train_one_step(batches)["loss"] for batches in task.step_batches(0, 0)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+@pytest.mark.slow  # compiling takes a minute or two
+def test_compiled_networks_give_the_same_loss_and_gradients(experiment: Path) -> None:
+    found = []
+    for compiled in ("false", "true"):
+        overrides = ["CLIENT.INTERFACE=random", f"COMPILE={compiled}", f"MODEL_ROOT={experiment.parent / compiled}"]
+        task = TrainTask(load_config(experiment, overrides))
+        loss = task.losses(next(iter(task.batches(0, 0))))["loss"]
+        loss.backward()
+        gradients = [p.grad.flatten() for p in task.system.client.parameters() if p.grad is not None]
+        found.append((loss.detach(), torch.cat(gradients)))
+    (plain, plain_gradient), (compiled_loss, compiled_gradient) = found
+    torch.testing.assert_close(compiled_loss, plain, rtol=1e-4, atol=0)
+    assert (compiled_gradient - plain_gradient).norm() < 0.01 * plain_gradient.norm()
 
 
 def test_several_branches_have_a_head_each(experiment: Path, tiny_set: TinySet) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +19,13 @@ from torchkit.data.validation_set import load_validation_set, write_validation_s
 from torchkit.obfuscation import EVALUATION, obfuscate
 from torchkit.server import load_recogniser
 from torchkit.system import ProFaceC, ServerReference, save_client_file
-from torchkit.util.pixels import residual
+from torchkit.util.cli import run_command
 from torchkit.util.seeding import content_stream
+from validation import val_main
 from validation.evaluate import Condition, conditions, embed
+from validation.pairs import read_pairs
+from validation.references import REFERENCES, describe, reference_accuracy
+from validation.verification import pair_distances
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("gaussian", "hybrid")
@@ -30,26 +33,36 @@ PAIRS, PEOPLE = 12, 6
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def system(tmp_path: Path) -> ProFaceC:
-    torch.save(get_model("mobilefacenet").state_dict(), tmp_path / "server.pth")
-    recogniser = load_recogniser("mobilefacenet", tmp_path / "server.pth")
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of server.pth, client.pth and sets/."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def system(home: Path) -> ProFaceC:
+    torch.manual_seed(0)
+    torch.save(get_model("mobilefacenet").state_dict(), home / "server.pth")
+    recogniser = load_recogniser("mobilefacenet", home / "server.pth")
     client = Client(ClientSettings(server_shapes=tuple(recogniser.backbone.tap_shapes())), key_seed=1)
+    for interface in client.interfaces:  # features as large as random weights make them drown the pictures
+        interface.weight.data.mul_(0.01)
+        interface.bias.data.mul_(0.01)
     made = ProFaceC(client, recogniser).eval()
-    save_client_file(tmp_path / "client.pth", made, ServerReference("mobilefacenet", tmp_path / "server.pth"), 3)
+    save_client_file(home / "client.pth", made, ServerReference("mobilefacenet", home / "server.pth"), 3)
     return made
 
 
-@pytest.fixture
-def sets(tmp_path: Path, make_picture: Callable[[int], np.ndarray]) -> Path:
-    """A set "six" of 20 pairs over 6 distinct pictures; folder of the sets."""
+@pytest.fixture(scope="module")
+def sets(home: Path, make_picture: Callable[[int], np.ndarray]) -> Path:
+    """A set "six" of 12 pairs over 6 distinct pictures; folder of the sets."""
     rng = np.random.default_rng(0)
     choice = rng.integers(0, PEOPLE, (PAIRS, 2))
     choice[:PEOPLE, 0] = np.arange(PEOPLE)  # everybody occurs
     choice[::2, 1] = choice[::2, 0]
     pictures = np.stack([make_picture(seed).transpose(2, 0, 1) for seed in range(PEOPLE)])
-    write_validation_set(tmp_path / "sets", "six", pictures[choice.ravel()], choice[:, 0] == choice[:, 1])
-    return tmp_path / "sets"
+    write_validation_set(home / "sets", "six", pictures[choice.ravel()], choice[:, 0] == choice[:, 1])
+    return home / "sets"
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 6, 64])  # 6 divides the set, 4 and 5 leave a partial batch
@@ -76,51 +89,160 @@ def plain_loop(system: ProFaceC, rows: np.ndarray, condition: Condition, seed: i
         if condition.name == "obfuscated":
             out.append(system.recogniser(sent))
         else:
-            features = system.client(residual(clear, sent, system.client.settings.channel_order))
-            out.append(system.server(sent, features))
+            out.append(system.server(sent, system.client(system.client.prepare(clear, sent))))
     return torch.cat(out).detach().numpy()
 
 
 def test_each_distinct_picture_is_embedded_once(system: ProFaceC, sets: Path) -> None:
     data = load_validation_set(sets, "six")
     seen = []
-    system.recogniser.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    handle = system.recogniser.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     embed(system, data, ("gaussian",), CPU, 4, 0, seed=5)
+    handle.remove()
     assert len(data.images) == PEOPLE
     assert sum(seen) == 2 * PEOPLE  # clear and obfuscated; the compensated do not pass through here
     assert len(data.rows) == 2 * PAIRS
 
 
-def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "validation" / "val_main.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+@pytest.mark.parametrize("name", ["clear", "obfuscated", "compensated"])
+def test_flip_sums_both_embeddings_before_they_are_normalised(system: ProFaceC, sets: Path, name: str) -> None:
+    data = load_validation_set(sets, "six")
+    kind = None if name == "clear" else "hybrid"
+    found = embed(system, data, ("hybrid",), CPU, 4, 0, seed=5, flip=True)[Condition(name, kind)]
+    lengths: list[torch.Tensor] = []
+    last = system.recogniser.backbone.segments()[-1][-1]
+    handle = last.register_forward_hook(lambda module, inputs, output: lengths.append(output))
+    for row, embedding in zip(data.images[data.rows][:4], found, strict=False):
+        picture = np.ascontiguousarray(row.transpose(1, 2, 0))
+        shown = obfuscate(picture, "hybrid", content_stream(picture, 5, "hybrid")) if kind else picture
+        lengths.clear()
+        for turn in (1, -1):  # as it is, then left and right exchanged
+            clear, sent = (
+                torch.from_numpy(array[:, ::turn].transpose(2, 0, 1)[None].copy()) for array in (picture, shown)
+            )
+            with torch.inference_mode():
+                system(clear, sent) if name == "compensated" else system.recogniser(sent)
+        both = sum(lengths).numpy()[0]
+        np.testing.assert_allclose(embedding, both / np.linalg.norm(both), atol=1e-5)
+    handle.remove()
+    plain = embed(system, data, ("hybrid",), CPU, 4, 0, seed=5)[Condition(name, kind)]
+    assert np.abs(plain - found).max() > 1e-3
 
 
-def test_command_writes_results_and_plots(tmp_path: Path, system: ProFaceC, sets: Path) -> None:
-    arguments = ["--backbone-resume", "client.pth", "--data-root", "sets", "--datasets", "six", "--out", "out"]
-    done = run(tmp_path, *arguments, "--obfuscations", *KINDS, "--num-workers", "0", "--dump-embeddings")
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+def test_mirrored_pictures_have_the_same_fused_embeddings(system: ProFaceC, sets: Path) -> None:
+    data = load_validation_set(sets, "six")
+    mirrored = type(data)(data.name, np.ascontiguousarray(data.images[..., ::-1]), data.rows, data.same)
+    for condition, array in embed(system, data, ("median",), CPU, 4, 0, seed=5, flip=True).items():
+        other = embed(system, mirrored, ("median",), CPU, 4, 0, seed=5, flip=True)[condition]
+        np.testing.assert_allclose(array, other, atol=1e-5)  # the median sees no left and right
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, *arguments: object
+) -> tuple[int, str, str]:
+    """Exit code, standard output and error of the command, called in `home`."""
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "argv", ["val_main.py", *map(str, arguments), "--num-workers", "0", "--device", "cpu"])
+    parsed, code = val_main.parse_arguments(), 0
+    try:
+        run_command(lambda: val_main.main(parsed), parsed.traceback)
+    except SystemExit as stop:
+        code = int(str(stop.code))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+BASE = ["--backbone-resume", "client.pth", "--data-root", "sets", "--datasets"]
+
+
+def test_command_writes_results_and_plots(
+    tmp_path: Path,
+    home: Path,
+    system: ProFaceC,
+    sets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = [
+        "--out",
+        tmp_path / "out",
+        "--obfuscations",
+        *KINDS,
+        "--dump-embeddings",
+        "--resamples",
+        "20",
+        "--examples",
+        "1",
+    ]
+    code, shown, error = run(monkeypatch, capsys, home, *BASE, "six", *options)
+    assert code == 0, error
+    out = tmp_path / "out"
+    results = json.loads((out / "results.json").read_text())
     found = [(row["dataset"], row["obfuscation"], row["condition"]) for row in results["rows"]]
     assert found == [("six", c.obfuscation, c.name) for c in conditions(KINDS)]
     for row in results["rows"]:
         assert row["pairs"] == PAIRS
         assert row["images"] == PEOPLE
-        assert row["payload_bytes"] is None
         assert 0 <= row["accuracy"] <= 1
+        assert set(row["tar_at_far"].values()) == {None}  # 6 impostor pairs measure nothing
+        assert row["accuracy_interval"][0] <= row["accuracy_interval"][1]
+        assert row["reference_accuracy"] is None
     assert results["rows"][0]["accuracy"] == 1  # equal pictures, equal embeddings
-    for condition in conditions(KINDS):
+    pairs = read_pairs(out, "six")
+    for condition, label in zip(conditions(KINDS), pairs.labels, strict=True):
         name = f"six__{condition.obfuscation or 'none'}__{condition.name}.npz"
-        dumped = np.load(tmp_path / "out" / "embeddings" / name)["embeddings"]
+        dumped = np.load(out / "embeddings" / name)["embeddings"]
         assert dumped.shape == (2 * PAIRS, 512)
         assert dumped.dtype == np.float32
-    for plot in ("accuracy.png", "roc_six.png"):
-        assert cv2.imread(str(tmp_path / "out" / plot)) is not None
-    assert "100.00 +/- 0.00" in done.stdout
+        distances = pairs.distances[pairs.labels.index(label)]
+        np.testing.assert_allclose(distances, pair_distances(dumped), rtol=1e-6)
+    for plot in ("accuracy.png", "roc_six.png", "det_six.png", "distances_six.png"):
+        assert cv2.imread(str(out / plot)) is not None
+    assert (out / "report.html").read_text().count("<img ") == 1 + len(KINDS) * 4
+    assert "100.00 +/- 0.00" in shown
+    assert "* recovery: " in shown
+    for name in ("results.csv", "results.md", "report.html", "pairs_six.npz"):
+        assert (out / name).is_file()
+        assert name in shown
 
 
-def test_two_runs_give_the_same_numbers(tmp_path: Path, system: ProFaceC, sets: Path) -> None:
+def test_no_resamples_and_no_faces(
+    tmp_path: Path,
+    home: Path,
+    system: ProFaceC,
+    sets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--out", tmp_path / "out", "--obfuscations", "median", "--resamples", "0", "--examples", "0", "--flip"]
+    code, _, error = run(monkeypatch, capsys, home, *BASE, "six", *options)
+    assert code == 0, error
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["config"]["flip"] is True
+    assert {row["accuracy_interval"] for row in results["rows"]} == {None}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<img " not in page
+    assert "mirror image fused" in page
+
+
+def test_published_accuracies_stand_beside_the_clear_rows(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reference_accuracy("ir_101", "lfw") == 0.9982
+    assert reference_accuracy("ir_50", "cfp_fp") == 0.9897
+    assert reference_accuracy("ir_50", "orl") is None
+    assert reference_accuracy("mobilefacenet", "lfw") is None
+    for name, reference in REFERENCES.items():
+        assert set(reference.accuracies) == {"lfw", "cfp_fp", "agedb_30", "calfw", "cplfw"}
+        assert reference.weights in describe(name)
+    data = load_validation_set(sets, "six")
+    monkeypatch.setitem(REFERENCES["ir_50"].accuracies, "six", 0.75)
+    distances, settings = np.linspace(0, 4, PAIRS), val_main.Settings(resamples=0)
+    clear, obfuscated = (
+        val_main.make_row(data, condition, distances, settings, "ir_50") for condition in conditions(("median",))[:2]
+    )
+    assert (clear.reference_accuracy, obfuscated.reference_accuracy) == (0.75, None)
+
+
+def test_two_runs_give_the_same_numbers(system: ProFaceC, sets: Path) -> None:
     data = load_validation_set(sets, "six")
     first = embed(system, data, ("hybrid",), CPU, 3, 0, seed=5)
     second = embed(system, data, ("hybrid",), CPU, 3, 0, seed=5)
@@ -130,29 +252,43 @@ def test_two_runs_give_the_same_numbers(tmp_path: Path, system: ProFaceC, sets: 
     assert not np.array_equal(first[hybrid], other[hybrid])
 
 
-def test_bad_input_gets_a_clear_message(tmp_path: Path, system: ProFaceC, sets: Path) -> None:
-    base = ["--backbone-resume", "client.pth", "--data-root", "sets", "--datasets"]
+def test_bad_input_gets_a_clear_message(
+    tmp_path: Path,
+    home: Path,
+    system: ProFaceC,
+    sets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     cases = {
-        "no validation set 'lfw'": [*base, "lfw", "six"],
+        "no validation set 'lfw'": [*BASE, "lfw", "six"],
         "client file not found": ["--backbone-resume", "nowhere.pth", "--data-root", "sets", "--datasets", "six"],
-        "server checkpoint not found": [*base, "six", "--server-checkpoint", "nowhere.pth"],
-        "was trained for a server with maps": [*base, "six", "--server", "dlib_resnet"],
-        "--batch-size 0": [*base, "six", "--batch-size", "0"],
+        "server checkpoint not found": [*BASE, "six", "--server-checkpoint", "nowhere.pth"],
+        "--batch-size 0": [*BASE, "six", "--batch-size", "0"],
+        "--resamples -1": [*BASE, "six", "--resamples", "-1"],
+        "--examples -1": [*BASE, "six", "--examples", "-1"],
     }
-    if (ROOT / "model" / "dlib_face_recognition_resnet_model_v1.dat").is_file():
-        weights = ROOT / "model" / "dlib_face_recognition_resnet_model_v1.dat"
-        cases["was trained for a server with maps"] += ["--server-checkpoint", str(weights)]
-    else:
-        del cases["was trained for a server with maps"]
+    weights = ROOT / "model" / "dlib_face_recognition_resnet_model_v1.dat"
+    if weights.is_file():
+        other = ["--server", "dlib_resnet", "--server-checkpoint", str(weights)]
+        cases["was trained for a server with maps"] = [*BASE, "six", *other]
     for message, arguments in cases.items():
-        done = run(tmp_path, *arguments)
-        assert done.returncode == 2, done.stderr
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        code, _, error = run(monkeypatch, capsys, home, *arguments)
+        assert code == 2, error
+        assert message in error
+        assert error.startswith("error: ")
 
 
-def test_damaged_set_gets_a_clear_message(tmp_path: Path, system: ProFaceC, sets: Path) -> None:
-    np.save(sets / "six_list.npy", np.ones(PAIRS + 1, bool))
-    done = run(tmp_path, "--backbone-resume", "client.pth", "--data-root", "sets", "--datasets", "six")
-    assert done.returncode == 2
-    assert "six_list.npy" in done.stderr
+def test_damaged_set_gets_a_clear_message(
+    tmp_path: Path,
+    home: Path,
+    system: ProFaceC,
+    sets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(sets, tmp_path / "sets")
+    np.save(tmp_path / "sets" / "six_list.npy", np.ones(PAIRS + 1, bool))
+    code, _, error = run(monkeypatch, capsys, home, *BASE, "six", "--data-root", tmp_path / "sets")
+    assert code == 2
+    assert "six_list.npy" in error

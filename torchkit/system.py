@@ -6,11 +6,10 @@ the recogniser. A published client state dict is recognised by its keys and read
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from torchkit import __version__
@@ -54,6 +53,7 @@ class ClientFile:
     settings: ClientSettings
     client: dict[str, Tensor]
     compensation: dict[str, Tensor]
+    """Empty in a file for a phone."""
     server: ServerReference
     trained_steps: int = 0
 
@@ -89,7 +89,7 @@ def build_system(file: ClientFile, recogniser: Recogniser, where: str) -> ProFac
     """Client and server from a client file and a recogniser.
 
     Raises:
-        ValueError: the file was trained for a server with other maps, or is damaged.
+        ValueError: the file was trained for a server with other maps, is for a phone, or is damaged.
     """
     shapes = tuple(recogniser.backbone.tap_shapes())
     if file.settings.server_shapes != shapes:
@@ -97,27 +97,51 @@ def build_system(file: ClientFile, recogniser: Recogniser, where: str) -> ProFac
             f"{where} was trained for a server with maps {list(file.settings.server_shapes)}, but "
             f"{recogniser.name} has {list(shapes)}; give the server it was trained for with --server"
         )
-    system = ProFaceC(Client(file.settings, key_seed=0), recogniser)
-    load_state(system.client, file.client, where)
+    if not file.compensation:
+        raise ValueError(
+            f"{where} holds no compensation weights: it is a client file for a phone; take the one that train.py wrote"
+        )
+    system = ProFaceC(restore_client(file, where), recogniser)
     load_state(system.server.compensation, file.compensation, f"{where}, compensation")
     return system.eval()
 
 
+def restore_client(file: ClientFile, where: str) -> Client:
+    """The client of a client file alone, in evaluation mode.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    client = Client(file.settings, key_seed=0)
+    load_state(client, file.client, where)
+    return client.eval()
+
+
 def save_client_file(path: Path, system: ProFaceC, server: ServerReference, trained_steps: int) -> None:
     """Write the client, whole or not at all; the same weights give the same bytes."""
+    weights = plain_state(system.client), plain_state(system.server.compensation)
+    _write(path, ClientFile(system.client.settings, *weights, server, trained_steps))
+
+
+def save_phone_file(path: Path, client: Client, server: ServerReference, trained_steps: int) -> None:
+    """Write what a phone needs: the client file without compensation weights and the place of the server's weights."""
+    _write(path, ClientFile(client.settings, plain_state(client), {}, replace(server, checkpoint=None), trained_steps))
+
+
+def _write(path: Path, file: ClientFile) -> None:
     contents = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "written_by": f"torchkit {__version__}",
-        "settings": system.client.settings.as_dict(),
-        "client": plain_state(system.client),
-        "compensation": plain_state(system.server.compensation),
+        "settings": file.settings.as_dict(),
+        "client": file.client,
+        "compensation": file.compensation,
         "server": {
-            "name": server.name,
-            "checkpoint": str(server.checkpoint) if server.checkpoint else None,
-            "channel_order": server.channel_order,
+            "name": file.server.name,
+            "checkpoint": str(file.server.checkpoint) if file.server.checkpoint else None,
+            "channel_order": file.server.channel_order,
         },
-        "trained_steps": trained_steps,
+        "trained_steps": file.trained_steps,
     }
     save_weights_file(path, contents)
 

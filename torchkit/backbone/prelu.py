@@ -1,4 +1,4 @@
-"""PReLU (He et al., ICCV 2015) with a backward pass of vectorised steps; PyTorch's own is several times slower on CPUs."""
+"""PReLU (He et al., ICCV 2015) with a fast backward pass; PyTorch's own takes several times as long on CPUs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The client network: residual in, auxiliary features out.
 
-    residual -> backbone -> 4 taps -> interface (1x1 convolution) -> block channel shuffle -> prune -> quantise -> features
+    residual -> backbone -> 4 taps -> interface (1x1 convolution) -> block channel shuffle -> prune -> quantise
 
 Two layouts. `native`: a feature map leaves at the client's resolution, and the server resizes it. `published`: the
 client resizes first, so that a map leaves at the server's size; this is how published weights were trained. A 1x1
@@ -74,7 +74,8 @@ class ClientSettings:
             if len(getattr(self, name)) != NUM_TAPS:
                 raise ValueError(f"{name} {list(getattr(self, name))}: expected {NUM_TAPS} numbers, one a tap")
         if not set(self.bits) <= {*BITS, FLOAT_BITS}:
-            raise ValueError(f"bits {list(self.bits)}: allowed are {', '.join(map(str, BITS))} and {FLOAT_BITS} (float32)")
+            allowed = ", ".join(map(str, BITS))
+            raise ValueError(f"bits {list(self.bits)}: allowed are {allowed} and {FLOAT_BITS} (float32)")
         if not all(0 <= share <= 1 for share in (*self.pruned_channels, *self.pruned_values)):
             raise ValueError(
                 f"pruned channels {list(self.pruned_channels)}, values {list(self.pruned_values)}: shares of 0 to 1"
@@ -120,10 +121,10 @@ class Client(nn.Module):
         self.interfaces = nn.ModuleList(
             nn.Conv2d(tap[0], shape[0], 1) for tap, shape in zip(taps, self.feature_shapes, strict=True)
         )
-        self.shuffles = nn.ModuleDict()
+        self.shuffles: dict[str, BlockChannelShuffle] = typed_modules()
         for tap in settings.shuffle_taps:
             shape = self.feature_shapes[tap - 1]
-            key = draw_key(shape, settings.shuffle_block_px, key_seed, f"tap {tap}")
+            key = self._draw_key(tap, key_seed)
             self.shuffles[str(tap)] = BlockChannelShuffle(shape, settings.shuffle_block_px, key)
         self.pruners: dict[str, Pruner] = typed_modules()
         self.quantisers: dict[str, Quantiser] = typed_modules()
@@ -133,6 +134,14 @@ class Client(nn.Module):
                 self.pruners[str(index + 1)] = Pruner(shape[0], *shares)
             if settings.bits[index] != FLOAT_BITS:
                 self.quantisers[str(index + 1)] = Quantiser(settings.bits[index])
+
+    def _draw_key(self, tap: int, seed: int | None) -> Tensor:
+        return draw_key(self.feature_shapes[tap - 1], self.settings.shuffle_block_px, seed, f"tap {tap}")
+
+    def draw_new_key(self, seed: int | None) -> None:
+        """Replace the key; what was trained with the old one has to learn again."""
+        for tap in self.settings.shuffle_taps:
+            self.shuffles[str(tap)].set_key(self._draw_key(tap, seed))
 
     def set_progress(self, pruning: float, quantisation: float) -> None:
         """How far compression has come, from 0 (none yet) to 1 (all that the settings ask for)."""
@@ -161,7 +170,9 @@ class Client(nn.Module):
         """(B, 3, 112, 112) uint8 RGB twice -> the network's input."""
         order = self.settings.channel_order
         removed = residual(clear, obfuscated, order)
-        return removed if self.settings.input == "residual" else torch.cat([removed, network_input(obfuscated, order)], 1)
+        if self.settings.input == "residual":
+            return removed
+        return torch.cat([removed, network_input(obfuscated, order)], dim=1)
 
     def forward(self, prepared: Tensor) -> list[Tensor]:
         return [

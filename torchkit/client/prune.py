@@ -1,8 +1,8 @@
 """Pruning of features: whole channels, chosen during training and never sent again, and small values.
 
 A channel's importance is the first-order change of a picture's loss without it, |sum a * dL/da| (Molchanov et al.,
-CVPR 2019, arXiv 1906.10771), averaged over pictures. The pruned share grows from 0 to its final value along a cubic (Zhu and Gupta,
-2017, arXiv 1710.01878): fast at first, slow at the end.
+CVPR 2019, arXiv 1906.10771), averaged over pictures. The pruned share grows from 0 to its final value along a cubic
+(Zhu and Gupta, 2017, arXiv 1710.01878): fast at first, slow at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Pruner(nn.Module):
         channel_share: of the channels, to be pruned in the end.
         value_share: of the values of kept channels, to be zero in the end: those smallest in magnitude.
 
-    Shape: (B, C, h, w) -> the same, with zeros. The gradient of a small value is not cut off, so that it may grow again.
+    Shape: (B, C, h, w) -> the same, with zeros. A small value keeps its gradient, so that it may grow again.
     """
 
     keep: Tensor
@@ -48,9 +48,9 @@ class Pruner(nn.Module):
             self.keep[ranked[:surplus]] = False
 
     def forward(self, x: Tensor) -> Tensor:
-        mask = self.keep.view(1, -1, 1, 1).to(x.dtype).expand(len(x), -1, 1, 1)
+        mask = self.keep.view(1, -1, 1, 1).to(x.dtype)
         if self.training and torch.is_grad_enabled():
-            mask = self._observed(mask)
+            mask = self._observed(mask.expand(len(x), -1, 1, 1))
         x = x * mask
         return self._without_small(x) if self.value_share else x
 
@@ -70,9 +70,16 @@ class Pruner(nn.Module):
             self._follow_threshold(x.detach())
         return x - (x * (x.abs() < self.threshold)).detach()
 
+    def calibrate(self, x: Tensor) -> Tensor:
+        """Set the threshold by these features (B, C, h, w) alone, without training; returns them pruned."""
+        self.ramp = 1.0
+        self.threshold.zero_()
+        self._follow_threshold(x)
+        return self(x)
+
     @torch.no_grad()
     def _follow_threshold(self, x: Tensor) -> None:
-        """Move the threshold towards the quantile of this batch's magnitudes."""
+        """Move the threshold towards the quantile of this batch's magnitudes, the first time all the way."""
         values = x[:, self.keep].abs().flatten().float()
         if not len(values):
             return

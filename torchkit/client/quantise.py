@@ -102,14 +102,20 @@ class Quantiser(nn.Module):
         if not self.active:
             return x
         if self.training and self.batches < CALIBRATION_BATCHES:
-            self._calibrate(x.detach())
+            self._follow(x.detach())
         quantised = _StraightThrough.apply(x, self.positive_step, self.bits)
         if not self.training or self.share == 1:
             return quantised
         return x + self.share * (quantised - x)
 
+    def calibrate(self, x: Tensor) -> None:
+        """Set the step by these features alone, without training."""
+        self.batches.zero_()
+        self._follow(x)
+        self.set_share(1)
+
     @torch.no_grad()
-    def _calibrate(self, x: Tensor) -> None:
+    def _follow(self, x: Tensor) -> None:
         """Move the step to the mean, over the batches so far, of LSQ's start; pruned features do not count."""
         sent = x[x != 0]
         if not len(sent):

@@ -36,13 +36,14 @@ class Decoder:
             PayloadError: a message of another client.
         """
         for payload in payloads:
-            self._check(payload)
+            self.check(payload)
         device = next(self.server.parameters()).device
         images = to_batch([payload.picture.pixels for payload in payloads])
         features = [tap.to(device) for tap in features_of(payloads)]
         return self.server(images.to(device), features).cpu().numpy()
 
-    def _check(self, payload: Payload) -> None:
+    def check(self, payload: Payload) -> None:
+        """Raises PayloadError: a message of another client."""
         if payload.fingerprint != self.fingerprint:
             raise PayloadError(
                 f"the message is of client {payload.fingerprint.hex()}, this server understands client "

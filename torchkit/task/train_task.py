@@ -36,7 +36,16 @@ class TrainTask(BaseTask):
 
     e is the server's embedding of the obfuscated picture compensated with the client's features, e_clear its
     embedding of the clear picture, b runs over DATASETS.
+
+    Args:
+        config: the experiment.
+        resume: go on from the newest good checkpoint in MODEL_ROOT, if there is one.
+        new_key: start from the client of BACKBONE_RESUME, but with a new key.
     """
+
+    def __init__(self, config: Config, resume: bool = False, new_key: bool = False) -> None:
+        self.new_key = new_key
+        super().__init__(config, resume)
 
     def build(self) -> None:
         config = self.config
@@ -134,6 +143,8 @@ class TrainTask(BaseTask):
     def _start_from_client(self) -> None:
         path = self.config.BACKBONE_RESUME
         if path is None:
+            if self.new_key:
+                raise ValueError("--new-key without BACKBONE_RESUME: a client that starts afresh has a new key anyway")
             return
         file = load_client_file(path)
         if file.settings != self.system.client.settings:
@@ -143,6 +154,8 @@ class TrainTask(BaseTask):
             )
         load_state(self.system.client, file.client, f"BACKBONE_RESUME = {path}")
         load_state(self.system.server.compensation, file.compensation, f"BACKBONE_RESUME = {path}, compensation")
+        if self.new_key:
+            self.system.client.draw_new_key(self.config.SHUFFLE.SEED)
 
     def _start_from_heads(self) -> None:
         path = self.config.HEAD_RESUME

@@ -52,6 +52,8 @@ def parallel_map(
                 yield work(item)
                 bar.update()
             return
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # a forked process hangs when it takes down OpenCV's threads, which it does not have
         pool = ProcessPoolExecutor(jobs, initializer=_start_worker)
         try:
             for result in pool.map(work, items, chunksize=ITEMS_A_TASK):
@@ -63,6 +65,7 @@ def parallel_map(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+            cv2.setNumThreads(threads)
 
 
 def _start_worker() -> None:

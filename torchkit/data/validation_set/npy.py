@@ -35,7 +35,6 @@ def load_npy(root: Path, name: str, report: Report = stop) -> ValidationSet | No
     """
     path = root / f"{name}.npy"
     array = _map(path)
-    check_pair_count(str(path), len(array), DOWNLOAD_AGAIN)
     same = read_list(list_path(root, name), len(array), report)
     distinct = DistinctImages(len(array), path)
     for start in range(0, len(array), ROWS_AT_ONCE):
@@ -64,9 +63,8 @@ def _map(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is no .npy file ({error}): {DOWNLOAD_AGAIN}") from error
     if shape[1:] not in (IMAGE_SHAPE, CHANNELS_LAST_SHAPE) or dtype not in (np.uint8, np.float32):
         raise ValueError(f"{path} holds {shape} {dtype}, expected {FORM}")
+    check_pair_count(str(path), shape[0], DOWNLOAD_AGAIN)
     expected = offset + shape[0] * int(np.prod(IMAGE_SHAPE)) * dtype.itemsize
-    if shape[0] < 0 or path.stat().st_size != expected:
+    if path.stat().st_size != expected:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, its header promises {expected}: {DOWNLOAD_AGAIN}")
-    if shape[0] == 0:
-        return np.empty(shape, dtype)
     return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order="F" if fortran_order else "C")

@@ -1,0 +1,85 @@
+"""Example faces: which are shown, and that they are what is sent and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from torchkit.client import Client, ClientSettings
+from torchkit.data.validation_set import ValidationSet
+from torchkit.obfuscation import obfuscate
+from torchkit.util.seeding import content_stream
+from validation.examples import example_faces, shuffled_maps, tiles
+
+SETTINGS = ClientSettings(server_shapes=((64, 56, 56), (128, 28, 28), (128, 14, 14), (512, 7, 7)))
+
+
+@pytest.fixture(scope="module")
+def client() -> Client:
+    torch.manual_seed(0)
+    return Client(SETTINGS, key_seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def data(make_picture: Callable[[int], np.ndarray]) -> ValidationSet:
+    """12 pairs over 6 pictures; the first pictures of the pairs are 0, 0, 1, 1, ..."""
+    images = np.stack([make_picture(seed).transpose(2, 0, 1) for seed in range(6)])
+    rows = np.stack([np.repeat(np.arange(6), 2), np.zeros(12, int)], axis=1).ravel()
+    return ValidationSet("six", images, rows, np.arange(12) % 2 == 0)
+
+
+def test_faces_are_spread_over_the_set_and_obfuscated_as_in_the_evaluation(client: Client, data: ValidationSet) -> None:
+    found = example_faces(client, data, ("hybrid", "median"), seed=5, count=3)
+    for example, picture in zip(found, (0, 2, 4), strict=True):  # pairs 0, 4, 8
+        clear = np.ascontiguousarray(data.images[picture].transpose(1, 2, 0))
+        np.testing.assert_array_equal(example.clear, clear)
+        assert [kind.obfuscation for kind in example.kinds] == ["hybrid", "median"]
+        for kind in example.kinds:
+            sent = obfuscate(clear, kind.obfuscation, content_stream(clear, 5, kind.obfuscation))
+            np.testing.assert_array_equal(kind.obfuscated, sent)
+            restored = 2 * (kind.residual.astype(int) - 128) + sent  # halving drops the last bit
+            assert np.isin(clear - restored, (0, 1)).all()
+
+
+@pytest.mark.parametrize(("count", "pictures"), [(0, 0), (1, 1), (12, 6), (50, 6)])
+def test_no_face_is_shown_twice(client: Client, data: ValidationSet, count: int, pictures: int) -> None:
+    found = example_faces(client, data, (), seed=5, count=count)
+    assert len({example.clear.tobytes() for example in found}) == len(found) == pictures
+
+
+def test_maps_are_those_around_the_shuffle(client: Client, make_picture: Callable[[int], np.ndarray]) -> None:
+    clear, obfuscated = make_picture(0), make_picture(1)
+    before, after = shuffled_maps(client, clear, obfuscated)
+    batch = [torch.from_numpy(picture.transpose(2, 0, 1)[None].copy()) for picture in (clear, obfuscated)]
+    with torch.inference_mode():
+        tap = client.backbone.taps(client.prepare(*batch))[0]
+        plain = client.interfaces[0](tap)[0].numpy()
+        sent = client(client.prepare(*batch))[0][0].numpy()
+    low, high = plain.min(), plain.max()
+    assert before is not None and after is not None
+    assert before.shape == after.shape == (112, 112)  # 4 x 4 maps of 28 x 28
+    for shown, maps in ((before, plain), (after, sent)):
+        for channel in range(16):
+            row, column = divmod(channel, 4)
+            tile = shown[28 * row : 28 * row + 28, 28 * column : 28 * column + 28]
+            np.testing.assert_array_equal(tile, np.round(255 * ((maps[channel] - low) / (high - low))))
+    assert not np.array_equal(before, after)
+    assert not any(module._forward_hooks for module in client.modules())  # nothing is left behind
+
+
+def test_client_without_a_shuffle_has_no_maps_to_show(make_picture: Callable[[int], np.ndarray]) -> None:
+    plain = Client(replace(SETTINGS, shuffle_taps=())).eval()
+    assert shuffled_maps(plain, make_picture(0), make_picture(1)) == (None, None)
+
+
+def test_few_channels_leave_black_tiles() -> None:
+    maps = np.stack([np.full((2, 3), value, np.float32) for value in (0.0, 1.0, 2.0)])
+    found = tiles(maps, 0.0, 2.0)
+    assert found.shape == (8, 12)
+    assert [found[0, 3 * column] for column in range(4)] == [0, 128, 255, 0]
+    assert not found[2:].any()
+    assert not tiles(np.full((1, 2, 2), 3.0, np.float32), 3.0, 3.0).any()  # all alike

@@ -1,0 +1,42 @@
+"""Compress a trained client further without training it: what compression costs when nobody trained through it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from torchkit.backbone import NUM_TAPS
+from torchkit.client.model import Client
+from torchkit.client.quantise import FLOAT_BITS
+
+
+@torch.no_grad()
+def recompressed(client: Client, bits: int, value_share: float, prepared: Tensor) -> Client:
+    """A copy of a client with other bits and other pruning of values; channels that are never sent stay so.
+
+    Args:
+        client: trained.
+        bits: for every tap: 1, 2, 4, 8, or 32 for float32.
+        value_share: of the values of kept channels, the share that is sent as zero; 0 with 1 bit.
+        prepared: inputs (see `Client.prepare`) by which the thresholds and, as LSQ starts, the step sizes are set.
+    """
+    assert bits != 1 or value_share == 0, "codes of 1 bit have no zero"
+    settings = replace(client.settings, bits=(bits,) * NUM_TAPS, pruned_values=(value_share,) * NUM_TAPS)
+    made = Client(settings, key_seed=0).to(prepared.device)
+    own = made.state_dict()
+    made.load_state_dict({**own, **{name: value for name, value in client.state_dict().items() if name in own}})
+    made.eval()
+    for name, features in made.unquantised(prepared).items():
+        if name in made.pruners:
+            features = made.pruners[name].calibrate(features)
+        if name in made.quantisers:
+            made.quantisers[name].calibrate(features.float())
+    return made
+
+
+def is_compressed(client: Client) -> bool:
+    """Whether the client was trained to send less than all its features as float32."""
+    settings = client.settings
+    return settings.bits != (FLOAT_BITS,) * NUM_TAPS or any(settings.pruned_channels) or any(settings.pruned_values)

@@ -1,0 +1,125 @@
+"""Files to files: one, or all of a folder. What is there already stays; what is broken is named, the rest is done."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from torchkit.data.problems import attempt
+from torchkit.util.files import atomic_write_bytes
+
+T = TypeVar("T")
+DEFAULT_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Which file becomes which."""
+
+    source: Path
+    target: Path
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command has that takes files through a network."""
+    size = DEFAULT_BATCH_SIZE
+    parser.add_argument("--batch-size", type=int, default=size, metavar="N", help=f"files worked on at once ({size})")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    parser.add_argument("--overwrite", action="store_true", help="make files again that are there already")
+
+
+def find_conversions(source: Path, target: Path, extensions: Sequence[str], suffix: str) -> list[Conversion]:
+    """What to convert.
+
+    Args:
+        source: a file, whatever its name, or a folder, which is searched with all folders in it.
+        target: the file to write, or the folder that gets the same tree.
+        extensions: of the files that count, in lower case; hidden files and folders do not.
+        suffix: of the files to write.
+
+    Raises:
+        FileNotFoundError: no such source.
+        ValueError: nothing to convert, a file where a folder must be or the reverse, or two files that would become
+            the same.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"{source} not found; give a file or a folder")
+    if source.is_file():
+        if target.is_dir():
+            raise ValueError(f"--out {target} is a folder, but {source} is a single file; name a file")
+        return [Conversion(source, target)]
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"--out {target} is a file, but {source} is a folder; name a folder")
+    files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in extensions and path.is_file()]
+    found = [path.relative_to(source) for path in files]
+    found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    if not found:
+        raise ValueError(f"{source} holds no file that ends with {', '.join(extensions)}")
+    conversions = [Conversion(source / path, target / path.with_suffix(suffix)) for path in found]
+    _check_distinct(conversions)
+    return conversions
+
+
+def convert_files(
+    conversions: Sequence[Conversion],
+    read: Callable[[Path], T],
+    work: Callable[[list[T]], Sequence[bytes]],
+    batch_size: int,
+    overwrite: bool,
+) -> str:
+    """Convert files, in batches; a stopped run goes on where it stopped.
+
+    Args:
+        conversions: what to convert.
+        read: reads a source; its ValueError and OSError concern that file alone.
+        work: contents of the targets for what `read` gave, in order.
+        batch_size: files worked on at once.
+        overwrite: convert also what is there already.
+
+    Returns:
+        What was done, for people.
+
+    Raises:
+        ValueError: no batch size, or, after all others were written, that some files could not be used.
+        whatever `read` raises if there is just one file, and `work` at any time.
+    """
+    if batch_size < 1:
+        raise ValueError(f"--batch-size {batch_size}: expected at least 1")
+    todo = [one for one in conversions if overwrite or not one.target.exists()]
+    broken: list[Exception] = []
+
+    def note(error: Exception) -> None:
+        broken.append(error)
+        if len(conversions) > 1:
+            tqdm.write(f"error: {error}", file=sys.stderr)
+
+    with tqdm(total=len(todo), unit=" files", dynamic_ncols=True) as bar:
+        for start in range(0, len(todo), batch_size):
+            batch = todo[start : start + batch_size]
+            read_ones = [(one.target, attempt(note, partial(read, one.source))) for one in batch]
+            items = {target: item for target, item in read_ones if item is not None}
+            contents = work(list(items.values())) if items else []
+            for target, data in zip(items, contents, strict=True):
+                atomic_write_bytes(target, data)
+            bar.update(len(batch))
+    if len(broken) == len(conversions) == 1:
+        raise broken[0]
+    done = f"{len(todo) - len(broken)} written, {len(conversions) - len(todo)} were there already"
+    if broken:
+        raise ValueError(f"{len(broken)} of {len(conversions)} files could not be used, see above; {done}")
+    return done
+
+
+def _check_distinct(conversions: Sequence[Conversion]) -> None:
+    first: dict[Path, Path] = {}
+    for one in conversions:
+        other = first.setdefault(one.target, one.source)
+        if other != one.source:
+            raise ValueError(f"{other} and {one.source} would both become {one.target}; rename one of them")

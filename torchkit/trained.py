@@ -1,0 +1,59 @@
+"""A trained system, put together again: a client file, and the weights of its server wherever they are now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchkit.server import load_recogniser
+from torchkit.system import ProFaceC, ServerReference, build_system, load_client_file
+
+MODEL_ROOT = Path(__file__).resolve().parents[1] / "model"
+# Where a server's weights are looked for if neither the command nor the client file says.
+DEFAULT_CHECKPOINTS = {
+    "ir_50": MODEL_ROOT / "adaface_ir50_webface4m.ckpt",
+    "ir_101": MODEL_ROOT / "adaface_ir101_webface12m.ckpt",
+}
+# The server that published client weights were trained with; their files do not say.
+PUBLISHED_SERVER = "ir_101"
+
+
+def load_system(
+    path: Path, server: str | None = None, checkpoint: Path | None = None, channel_order: str | None = None
+) -> ProFaceC:
+    """Client and server.
+
+    Args:
+        path: client file, or published client state dict.
+        server: name of the recogniser; None: as the file says.
+        checkpoint: the recogniser's weights; None: where `find_checkpoint` finds them.
+        channel_order: colours it is fed; None: as the file says.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged, or does not fit the other.
+    """
+    file = load_client_file(path)
+    name = server or file.server.name or PUBLISHED_SERVER
+    weights = find_checkpoint(file.server, name) if checkpoint is None else checkpoint
+    recogniser = load_recogniser(name, weights, channel_order or file.server.channel_order)
+    return build_system(file, recogniser, str(path))
+
+
+def find_checkpoint(reference: ServerReference, server: str) -> Path:
+    """Where the weights of `server` are: as the client file says, else under model/.
+
+    Raises:
+        FileNotFoundError: in none of these places.
+    """
+    places = []
+    if reference.checkpoint is not None and server == reference.name:
+        places += [reference.checkpoint, MODEL_ROOT / reference.checkpoint.name]
+    if server in DEFAULT_CHECKPOINTS:
+        places.append(DEFAULT_CHECKPOINTS[server])
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(map(str, dict.fromkeys(places))) or "nowhere"
+    raise FileNotFoundError(
+        f"no weights for the server {server}: looked at {looked}; give them with --server-checkpoint "
+        "(model/README.md says where to get them)"
+    )

@@ -1,0 +1,270 @@
+"""Accuracy against the bytes of a message, as a picture: how far features can be quantised and pruned.
+
+    python validation/rate_main.py --clients runs/faces/client.pth --dataset faces
+    python validation/rate_main.py --clients runs/a/client.pth runs/b/client.pth --bits 8 4 2 1 --prune 0 0.5 0.75
+
+Each client is a point as it was trained. A client that was trained with float32 features is also compressed
+afterwards, to each of --bits with each share of --prune of its values sent as zero, which shows what training through
+the compression is worth. Every point is encoded for real: its bytes are the mean of whole messages, obfuscated picture
+included. For comparison: the clear pictures, the obfuscated pictures alone, and the features of the published layout
+(float32 at the size of the server's maps).
+
+Prints a table and writes OUT/rate.json and OUT/rate.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from torchkit.client import Client
+from torchkit.client.calibrate import is_compressed, recompressed
+from torchkit.client.encoder import Encoder
+from torchkit.client.quantise import BITS
+from torchkit.data.training_set import as_received
+from torchkit.data.validation_set import ValidationSet, load_validation_set
+from torchkit.obfuscation import KINDS
+from torchkit.payload import Picture
+from torchkit.system import ProFaceC
+from torchkit.util.cli import run_command
+from torchkit.util.device import amp_dtype, autocast, keep_freed_memory, pick_device
+from torchkit.util.files import atomic_write_text
+from torchkit.util.provenance import provenance
+from validation.chart import new_figure, save_png, styled
+from validation.config import ROOT, Settings
+from validation.evaluate import evaluation_picture
+from validation.payload_size import PayloadSize, measure_payload
+from validation.val_main import load_system
+from validation.verification import verify
+
+CALIBRATION_PICTURES = 64
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to send faces."""
+
+    series: str
+    """clear, obfuscated, published layout, trained, or compressed afterwards."""
+    client: str | None
+    """Its file."""
+    bits: tuple[int, ...] | None
+    """Of each tap."""
+    pruned_values: float | None
+    """Share of values sent as zero, where that was done after training."""
+    size: PayloadSize
+    accuracy: float
+    std: float
+    """Over the folds."""
+
+    @property
+    def label(self) -> str:
+        if self.bits is None:
+            return self.series
+        bits = "/".join(map(str, dict.fromkeys(self.bits)))
+        pruned = f", {self.pruned_values:.0%} of values zero" if self.pruned_values else ""
+        return f"{self.series}: {bits} bit{pruned}"
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A validation set under one obfuscation, as the client sees it and as the server gets it."""
+
+    data: ValidationSet
+    kind: str
+    seed: int
+    clear: Tensor
+    """(N, 3, 112, 112) uint8 RGB."""
+    obfuscated: Tensor
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how to compute."""
+
+    device: torch.device
+    amp: torch.dtype | None
+    batch_size: int
+
+
+def parse_arguments() -> argparse.Namespace:
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = Settings()
+    parser.add_argument("--clients", nargs="+", type=Path, required=True, metavar="FILE", help="client files")
+    parser.add_argument("--data-root", type=Path, default=default.data_root, metavar="DIR", help="validation sets")
+    parser.add_argument("--dataset", default=default.datasets[0], metavar="NAME", help=f"set ({default.datasets[0]})")
+    parser.add_argument("--obfuscation", choices=KINDS, default="hybrid", help="kind (hybrid)")
+    parser.add_argument("--bits", nargs="*", type=int, choices=BITS, default=[8, 4, 2, 1], help="(8 4 2 1)")
+    parser.add_argument("--prune", nargs="*", type=float, default=[0.0, 0.5, 0.8], metavar="SHARE", help="(0 0.5 0.8)")
+    parser.add_argument("--batch-size", type=int, default=default.batch_size, metavar="N", help="pictures at once")
+    parser.add_argument("--device", default=default.device, help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--amp", choices=("auto", "bf16", "none"), default=default.amp, help="precision (auto)")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the hybrid obfuscation")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "rate", metavar="DIR", help="(runs/rate)")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    return parser.parse_args()
+
+
+def prepare_faces(data: ValidationSet, kind: str, seed: int, quality: int | None) -> Faces:
+    """Obfuscate the distinct pictures of a set."""
+    clear = [np.ascontiguousarray(picture.transpose(1, 2, 0)) for picture in data.images]
+    sent = [
+        as_received(evaluation_picture(picture, kind, seed), quality).transpose(2, 0, 1)
+        for picture in tqdm(clear, desc=kind, unit=" images", dynamic_ncols=True)
+    ]
+    images = torch.from_numpy(np.ascontiguousarray(data.images))
+    return Faces(data, kind, seed, images, torch.from_numpy(np.stack(sent)))
+
+
+@torch.inference_mode()
+def accuracy(embeddings: Iterator[Tensor], data: ValidationSet, unit: str) -> tuple[float, float]:
+    """Accuracy and its deviation over folds of a set's distinct pictures, embedded batch by batch."""
+    bar = tqdm(embeddings, desc=unit, unit=" batches", dynamic_ncols=True)
+    distinct = torch.cat([batch.cpu() for batch in bar]).numpy()
+    result = verify(distinct[data.rows], data.same)
+    return result.accuracy, result.accuracy_std
+
+
+def compensated(system: ProFaceC, client: Client, faces: Faces, bench: Bench) -> Iterator[Tensor]:
+    """Embeddings of a client's messages, batch by batch."""
+    pairs = zip(faces.clear.split(bench.batch_size), faces.obfuscated.split(bench.batch_size), strict=True)
+    for clear, obfuscated in pairs:
+        on_device = clear.to(bench.device), obfuscated.to(bench.device)
+        with autocast(bench.amp, bench.device):
+            yield system.server(on_device[1], client(client.prepare(*on_device)))
+
+
+def recognised(system: ProFaceC, images: Tensor, bench: Bench) -> Iterator[Tensor]:
+    """Embeddings of pictures alone."""
+    for batch in images.split(bench.batch_size):
+        with autocast(bench.amp, bench.device):
+            yield system.recogniser(batch.to(bench.device))
+
+
+def picture_points(system: ProFaceC, faces: Faces, bench: Bench) -> list[Point]:
+    """The clear and the obfuscated pictures, without features."""
+    quality = system.client.settings.picture_quality
+    found = []
+    for series, images in (("clear", faces.clear), ("obfuscated", faces.obfuscated)):
+        sample = images[:: max(1, len(images) // CALIBRATION_PICTURES)].permute(0, 2, 3, 1).contiguous().numpy()
+        size = float(np.mean([len(Picture.compress(picture, quality).data) for picture in sample]))
+        rates = accuracy(recognised(system, images, bench), faces.data, series)
+        found.append(Point(series, None, None, None, PayloadSize(size, size, 0), *rates))
+    return found
+
+
+def client_point(
+    system: ProFaceC, client: Client, series: str, file: Path, share: float | None, faces: Faces, bench: Bench
+) -> Point:
+    """One client's accuracy and bytes."""
+    size = measure_payload(Encoder(client), faces.data, faces.kind, faces.seed)
+    rates = accuracy(compensated(system, client, faces, bench), faces.data, f"{series} {client.settings.bits}")
+    return Point(series, str(file), client.settings.bits, share, size, *rates)
+
+
+def published_layout(point: Point, system: ProFaceC) -> Point:
+    """The same features as float32 at the size of the server's maps."""
+    features = FLOAT_BYTES * sum(c * h * w for c, h, w in system.client.settings.server_shapes)
+    size = PayloadSize(features + point.size.picture, point.size.picture, features)
+    return replace(point, series="published layout", size=size)
+
+
+def evaluate_client(file: Path, arguments: argparse.Namespace, data: ValidationSet, first: bool) -> list[Point]:
+    """All points of one client file; with `first` also those without features."""
+    device = pick_device(arguments.device)
+    bench = Bench(device, amp_dtype(arguments.amp, device), arguments.batch_size)
+    system = load_system(Settings(backbone_resume=file)).to(device).to(memory_format=torch.channels_last)
+    faces = prepare_faces(data, arguments.obfuscation, arguments.seed, system.client.settings.picture_quality)
+    points = picture_points(system, faces, bench) if first else []
+    trained = client_point(system, system.client, "trained", file, None, faces, bench)
+    points.append(trained)
+    if is_compressed(system.client):
+        return points
+    points.append(published_layout(trained, system))
+    sample = slice(None, None, max(1, len(faces.clear) // CALIBRATION_PICTURES))
+    prepared = system.client.prepare(faces.clear[sample].to(device), faces.obfuscated[sample].to(device))
+    for bits in arguments.bits:
+        for share in arguments.prune if bits > 1 else [0.0]:
+            client = recompressed(system.client, bits, share, prepared)
+            points.append(client_point(system, client, "compressed afterwards", file, share, faces, bench))
+    return points
+
+
+@styled
+def draw(points: list[Point], title: str, out: Path) -> Path:
+    """Accuracy over bytes, bytes on a logarithmic axis."""
+    figure = new_figure(8, 4.5)
+    axes = figure.add_subplot()
+    looks = {
+        "clear": ("*", "#1f2328"), "obfuscated": ("X", "#9a3412"), "published layout": ("s", "#6b7280"),
+        "trained": ("o", "#0f62fe"), "compressed afterwards": ("v", "#b45309"),
+    }  # fmt: skip
+    for series, (marker, colour) in looks.items():
+        chosen = [point for point in points if point.series == series]
+        if not chosen:
+            continue
+        x, y = [point.size.message for point in chosen], [100 * point.accuracy for point in chosen]
+        axes.scatter(x, y, s=46, marker=marker, color=colour, label=series, zorder=3)
+        if series in ("trained", "compressed afterwards"):
+            for point in chosen:
+                assert point.bits is not None
+                text = "/".join(map(str, dict.fromkeys(point.bits))) + " bit"
+                text += f", {point.pruned_values:.0%} zero" if point.pruned_values else ""
+                place = (point.size.message, 100 * point.accuracy)
+                axes.annotate(text, place, xytext=(5, -9), textcoords="offset points", fontsize=7)
+    clear = next(point for point in points if point.series == "clear")
+    axes.axhline(100 * clear.accuracy, color=looks["clear"][1], linewidth=0.8, linestyle=":")
+    axes.set(xscale="log", xlabel="bytes of a message, picture included", ylabel="accuracy, %", title=title)
+    axes.legend(loc="lower right")
+    return save_png(figure, out)
+
+
+def format_points(points: list[Point]) -> str:
+    lines = [f"{'':<48}{'message B':>11}{'picture B':>11}{'features B':>12}{'accuracy %':>12}"]
+    for point in points:
+        size = point.size
+        lines.append(
+            f"{point.label:<48}{size.message:>11.0f}{size.picture:>11.0f}{size.features:>12.0f}"
+            f"{100 * point.accuracy:>12.2f}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if not all(0 <= share < 1 for share in arguments.prune):
+        raise ValueError(f"--prune {arguments.prune}: expected shares of values from 0 to below 1")
+    data = load_validation_set(arguments.data_root, arguments.dataset)
+    points: list[Point] = []
+    for file in arguments.clients:
+        points += evaluate_client(file, arguments, data, first=not points)
+    report = {
+        "dataset": data.name,
+        "obfuscation": arguments.obfuscation,
+        "points": [asdict(point) for point in points],
+        "provenance": provenance(),
+    }
+    atomic_write_text(arguments.out / "rate.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    picture = draw(points, f"{data.name}, {arguments.obfuscation}", arguments.out / "rate.png")
+    print(format_points(points))
+    print(f"wrote {arguments.out / 'rate.json'}, {picture}")
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    keep_freed_memory()
+    run_command(lambda: main(parsed), parsed.traceback)
