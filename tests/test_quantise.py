@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchkit.client.quantise import CALIBRATION_BATCHES, MIN_STEP, Quantiser, code_range
+from torchkit.client.quantise import CALIBRATION_BATCHES, MIN_START, Quantiser, code_range
 from torchkit.payload.message import CODE_RANGES
 
 ALL_BITS = (1, 2, 4, 8)
-STEP = 0.25  # a power of two, so that features can lie exactly on a border
+STEP = 0.25
 SHAPE = (3, 4, 5, 2)
 
 
-def features(bits: int) -> Tensor:
+def features(bits: int, step: float = STEP) -> Tensor:
     """(3, 4, 5, 2): spread over twice the range of the codes; some lie on the borders, on ties and on zero."""
     _, highest = code_range(bits)
-    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(bits)) * STEP * highest
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(bits)) * step * highest
     special = [-(highest + 1), -highest, highest, highest + 1, 0.5, -0.5, 1.5, -1.5, 0.0]
-    x.view(-1)[: len(special)] = STEP * torch.tensor(special)
+    x.view(-1)[: len(special)] = step * torch.tensor(special)
     return x
 
 
@@ -32,26 +32,32 @@ def trained(bits: int, step: float = STEP, share: float = 1.0) -> Quantiser:
     quantiser.batches.fill_(CALIBRATION_BATCHES)
     quantiser.set_share(share)
     with torch.no_grad():
-        quantiser.step.fill_(step)
+        quantiser.log_step.fill_(math.log(step))
+    assert quantiser.step.item() == pytest.approx(step)
     return quantiser
 
 
-def code(v: float, step: float, bits: int) -> int:
+def ratios(x: Tensor, quantiser: Quantiser) -> list[float]:
+    """v / s of every feature, in single precision."""
+    return [float(np.float32(v) / np.float32(quantiser.step.item())) for v in x.flatten().tolist()]
+
+
+def code(ratio: float, bits: int) -> int:
     """LSQ, equation 1: round(clip(v / s, -Qn, Qp)); with one bit the sign, zero counts as positive."""
     if bits == 1:
-        return -1 if v < 0 else 1
+        return -1 if ratio < 0 else 1
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    return round(min(max(v / step, lowest), highest))  # round: ties to even, as torch does
+    return round(min(max(ratio, lowest), highest))  # round: ties to even, as torch does
 
 
-def gradients(v: float, step: float, bits: int) -> tuple[float, float]:
+def gradients(ratio: float, bits: int) -> tuple[float, float]:
     """LSQ, equations 5 and 3: d quantised / d v and d quantised / d step."""
     lowest, highest = (-1, 1) if bits == 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    if v / step <= lowest:
+    if ratio <= lowest:
         return 0.0, float(lowest)
-    if v / step >= highest:
+    if ratio >= highest:
         return 0.0, float(highest)
-    return 1.0, code(v, step, bits) - v / step
+    return 1.0, code(ratio, bits) - ratio
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
@@ -62,10 +68,9 @@ def test_ranges_are_those_of_a_payload(bits: int) -> None:
 @pytest.mark.parametrize("bits", ALL_BITS)
 @pytest.mark.parametrize("step", [STEP, 0.3])
 def test_forward_is_the_equation(bits: int, step: float) -> None:
-    x, quantiser = features(bits), trained(bits, step)
-    step32 = np.float32(step)
-    codes = np.array([code(np.float32(v) / step32, 1.0, bits) for v in x.flatten().numpy()])
-    expected = (step32 * codes.astype(np.float32)).reshape(SHAPE)
+    x, quantiser = features(bits, step), trained(bits, step)
+    codes = np.array([code(ratio, bits) for ratio in ratios(x, quantiser)])
+    expected = (np.float32(quantiser.step.item()) * codes.astype(np.float32)).reshape(SHAPE)
     for mode in (True, False):
         np.testing.assert_array_equal(quantiser.train(mode)(x).detach().numpy(), expected)
     found = quantiser.codes(x)
@@ -80,22 +85,26 @@ def test_gradients_are_the_equations(bits: int) -> None:
     x, quantiser = features(bits).requires_grad_(), trained(bits)
     upstream = torch.randn(SHAPE, generator=torch.Generator().manual_seed(9))
     (quantiser(x) * upstream).sum().backward()
-    pairs = [gradients(v, STEP, bits) for v in x.flatten().tolist()]
+    pairs = [gradients(ratio, bits) for ratio in ratios(x, quantiser)]
     wanted_x = [g * of_v for g, (of_v, _) in zip(upstream.flatten().tolist(), pairs, strict=True)]
-    assert x.grad is not None and quantiser.step.grad is not None
+    assert x.grad is not None and quantiser.log_step.grad is not None
     np.testing.assert_allclose(x.grad.flatten().numpy(), wanted_x, rtol=1e-6)
     assert 0 < sum(of_v for of_v, _ in pairs) < x.numel(), "inside and outside of the range must occur"
 
-    # Section 2.2: the step's gradient is scaled by 1 / sqrt(features of a picture * Qp).
+    # Section 2.2: the step's gradient is scaled by 1 / sqrt(features of a picture * Qp). It reaches the logarithm
+    # by the chain rule: d step / d log step = step.
     scale = 1 / math.sqrt(4 * 5 * 2 * code_range(bits)[1])
     wanted_step = scale * sum(g * of_step for g, (_, of_step) in zip(upstream.flatten().tolist(), pairs, strict=True))
-    assert quantiser.step.grad.item() == pytest.approx(wanted_step, rel=1e-4, abs=1e-6)
+    assert quantiser.log_step.grad.item() == pytest.approx(quantiser.step.item() * wanted_step, rel=1e-4, abs=1e-6)
 
 
-def test_a_step_never_falls_to_zero() -> None:
-    for step in (0.0, -3.0):
-        found = trained(4, step)(torch.tensor([[[[1.0]]]]))
-        assert found.item() == pytest.approx(7 * MIN_STEP)
+def test_a_step_stays_positive() -> None:
+    quantiser = Quantiser(4).train()
+    quantiser(torch.full(SHAPE, 1e-30))
+    assert quantiser.step.item() == pytest.approx(MIN_START, rel=0.1)  # all but zero: rounding shows
+    with torch.no_grad():
+        quantiser.log_step -= 50  # whatever an optimiser does
+    assert quantiser.step.item() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -140,7 +149,9 @@ def test_step_while_calibrating_is_the_one_that_quantises() -> None:
     quantiser, x = Quantiser(2).train(), features(2)
     found = quantiser(x)
     assert quantiser.step.item() != 1
-    np.testing.assert_array_equal(found.detach().numpy(), np.float32(quantiser.step.item()) * quantiser.codes(x).numpy())
+    np.testing.assert_array_equal(
+        found.detach().numpy(), np.float32(quantiser.step.item()) * quantiser.codes(x).numpy()
+    )
 
 
 # The ramp
@@ -150,10 +161,11 @@ def test_step_while_calibrating_is_the_one_that_quantises() -> None:
 def test_on_the_ramp_training_sees_a_mixture(share: float) -> None:
     x, quantiser = features(4).requires_grad_(), trained(4, share=share)
     found = quantiser(x)
-    values = [(1 - share) * v + share * STEP * code(v, STEP, 4) for v in x.flatten().tolist()]
+    step, all_ratios = quantiser.step.item(), ratios(x, quantiser)
+    values = [step * ((1 - share) * ratio + share * code(ratio, 4)) for ratio in all_ratios]
     np.testing.assert_allclose(found.flatten().detach().numpy(), values, rtol=1e-5, atol=1e-7)
     found.sum().backward()
-    slopes = [(1 - share) + share * gradients(v, STEP, 4)[0] for v in x.flatten().tolist()]
+    slopes = [(1 - share) + share * gradients(ratio, 4)[0] for ratio in all_ratios]
     np.testing.assert_allclose(x.grad.flatten().numpy(), slopes, rtol=1e-6)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from parties import BOTH, FLOAT, PRUNED, QUANTISED, trained_client, whole_system, write_files
 from torch import Tensor
 
 from torchkit.backbone import get_model
@@ -19,7 +20,7 @@ from torchkit.client.encoder import Encoder, fingerprint
 from torchkit.payload import Payload, PayloadError, decode, encode
 from torchkit.server import load_recogniser
 from torchkit.server.decoder import Decoder, features_of
-from torchkit.server.file import load_server_file, save_server_file
+from torchkit.server.file import load_server_file
 from torchkit.system import (
     ProFaceC,
     ServerReference,
@@ -27,17 +28,11 @@ from torchkit.system import (
     load_client_file,
     restore_client,
     save_client_file,
-    save_phone_file,
 )
 from torchkit.util.checkpoint import load_weights_file, save_weights_file
 from torchkit.util.pixels import to_batch
 
-OWN_SHAPES = ((64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7))  # of a MobileFaceNet as the server
 IR_SHAPES = ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
-FLOAT = ClientSettings(OWN_SHAPES, shuffle_taps=(1, 2), shuffle_block_px=7)
-QUANTISED = replace(FLOAT, bits=(8, 4, 2, 1))
-PRUNED = replace(FLOAT, pruned_channels=(0.5, 0.0, 1.0, 0.25), pruned_values=(0.5, 0.75, 0.0, 0.0))
-BOTH = replace(PRUNED, input="both", channel_order="bgr", bits=(2, 2, 4, 32))
 SETTINGS = {
     "float": FLOAT,
     "quantised": QUANTISED,
@@ -56,57 +51,12 @@ def pictures(make_picture: Callable[[int], np.ndarray]) -> Pictures:
     return [make_picture(seed) for seed in (0, 1, 2)], [make_picture(seed) for seed in (3, 4, 5)]
 
 
-def randomise(state: dict[str, Tensor]) -> None:
-    """New values, as after a training, for all but keys, counters and the state of a ramp."""
-    for name, tensor in state.items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2)
-        elif tensor.is_floating_point() and not name.startswith(("pruners", "quantisers")):
-            tensor.normal_(0.1, min(1.0, (2 / max(1, tensor[0].numel())) ** 0.5))
-
-
-def trained_client(settings: ClientSettings, key_seed: int = 11) -> Client:
-    """A client as after a training, compression included."""
-    torch.manual_seed(5)
-    client = Client(settings, key_seed)
-    randomise(client.state_dict())
-    for pruner in client.pruners.values():
-        pruner.importance.uniform_()
-    client.set_progress(1, 1)
-    channels = client.backbone.input_channels
-    with torch.no_grad():
-        client.eval()
-        maps = client.unquantised(torch.rand(2, channels, 112, 112) - 0.5)
-        for name, pruner in client.pruners.items():
-            if pruner.value_share:
-                kept = maps[name][:, pruner.keep]
-                pruner.threshold.copy_(torch.quantile(kept.abs()[:1].flatten(), pruner.value_share))
-        for name, quantiser in client.quantisers.items():
-            quantiser.step.copy_(maps[name].abs().max() / 2 ** (quantiser.bits - 1) / 3)
-    return client
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `server.ckpt`, `client.pth` of `BOTH`, and what is made of them: `phone.pth`, `server.pth`."""
+    """A folder with the files of `write_files`."""
     made = tmp_path_factory.mktemp("parties")
-    torch.manual_seed(1)
-    weights = get_model("mobilefacenet").state_dict()
-    randomise(weights)
-    torch.save(weights, made / "server.ckpt")
-    recogniser = load_recogniser("mobilefacenet", made / "server.ckpt")
-    system = ProFaceC(trained_client(BOTH), recogniser).eval()
-    randomise(system.server.compensation.state_dict())
-    reference = ServerReference("mobilefacenet", made / "server.ckpt")
-    save_client_file(made / "client.pth", system, reference, 7)
-    save_phone_file(made / "phone.pth", system.client, reference, 7)
-    save_server_file(made / "server.pth", system.server, system.client.feature_shapes, fingerprint(system.client))
+    write_files(made)
     return made
-
-
-def whole_system(folder: Path) -> ProFaceC:
-    file = load_client_file(folder / "client.pth")
-    return build_system(file, load_recogniser("mobilefacenet", folder / "server.ckpt"), "client.pth")
 
 
 def phone(folder: Path) -> Client:
@@ -223,7 +173,7 @@ def test_fingerprints_tell_clients_apart() -> None:
     other_weight, other_step = copy.deepcopy(client), copy.deepcopy(client)
     with torch.no_grad():
         other_weight.interfaces[3].bias[5] += 1e-3
-        other_step.quantisers["2"].step += 1e-3
+        other_step.quantisers["2"].log_step += 1e-3
     settings = copy.deepcopy(client)
     settings.settings = replace(QUANTISED, picture_quality=50)
     found = {fingerprint(one) for one in (client, other_key, other_weight, other_step, settings)}

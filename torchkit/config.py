@@ -210,6 +210,18 @@ class DistillationConfig(Group):
     """Factor of the relative error of the server's maps at the taps."""
 
 
+class ValidationConfig(Group):
+    """Validation between epochs."""
+
+    EVERY_EPOCHS: Annotated[int, Field(ge=0)] = 0
+    """0: none."""
+    DATASETS: Annotated[tuple[str, ...], Field(min_length=1)] = ("lfw",)
+    """Sets under VAL_DATA_ROOT."""
+    OBFUSCATIONS: Annotated[tuple[Literal["gaussian", "median", "pixelate", "hybrid"], ...], Field(min_length=1)] = (
+        "hybrid",
+    )
+
+
 # Keys of the published file that mean nothing here, and why.
 RETIRED = {
     "WORLD_SIZE": "processes are described by torchrun",
@@ -273,6 +285,7 @@ class Config(Group):
     SHUFFLE: ShuffleConfig = ShuffleConfig()
     QUANTIZE: QuantizeConfig = QuantizeConfig()
     PRUNE: PruneConfig = PruneConfig()
+    VALIDATION: ValidationConfig = ValidationConfig()
     DISTILLATION: DistillationConfig = DistillationConfig()
 
     _name = field_validator("BACKBONE_NAME")(canonical_name)

@@ -4,7 +4,8 @@ Pairs are drawn with replacement, genuine and impostor pairs separately, as many
 computed again from what was drawn. The interval goes from the 2.5th to the 97.5th percentile of these figures.
 
 For the accuracy, pairs are drawn within their fold, and the thresholds are chosen anew: the interval covers the whole
-protocol. (The standard deviation over the folds tells something else, how much folds differ.)
+protocol. Redrawing the decisions alone would leave out that a threshold is chosen, and be too narrow. The standard
+deviation over the folds tells something else, how much folds differ.
 
 What the intervals do not know: pairs that share a picture or a person are not independent, so with few people the
 truth is wider; and errors that never occurred cannot be drawn, so a rate of exactly 0 or 1 keeps an interval of no

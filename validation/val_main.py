@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     option("amp", "precision; auto: bf16 where the device computes in it, else none", choices=["auto", "bf16", "none"])
     option("seed", "seed of the hybrid obfuscation and of the bootstrap", type=int, metavar="N")
     option("resamples", "resamples for the 95 %% intervals; 0: no intervals", type=int, metavar="N")
-    option("examples", "faces of each set that report.html shows; 0: none", type=int, metavar="N")
+    option("examples", "faces of each set that report.html shows, also clear; 0: none", type=int, metavar="N")
     option("out", "folder for the results", type=Path, metavar="DIR")
     parser.add_argument(
         "--flip",

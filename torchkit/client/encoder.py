@@ -51,7 +51,7 @@ class Encoder:
         """What leaves of one tap's features (B, C, h, w), for each picture."""
         bits, step, codes = FLOAT_BITS, 1.0, features.float()
         if name in self.client.quantisers and (quantiser := self.client.quantisers[name]).active:
-            bits, step, codes = quantiser.bits, quantiser.positive_step.item(), quantiser.codes(features)
+            bits, step, codes = quantiser.bits, quantiser.step.item(), quantiser.codes(features)
         kept = np.arange(codes.shape[1])
         if name in self.client.pruners:
             kept = kept[self.client.pruners[name].keep.cpu().numpy()]

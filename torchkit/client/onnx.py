@@ -34,6 +34,9 @@ def export_onnx(client: Client, path: Path) -> None:
     except ImportError as error:
         raise ValueError(f"to write ONNX the package onnx is needed ({error}): pip install onnx") from error
     model = onnx.load_from_string(_traced(client.eval()))
+    for output, shape in zip(model.graph.output, client.feature_shapes, strict=True):
+        for side, size in zip(output.type.tensor_type.shape.dim[1:], shape, strict=True):
+            side.dim_value = size  # tracing does not know that resizing and shuffling give fixed sizes
     onnx.checker.check_model(model, full_check=True)
     atomic_write_bytes(path, model.SerializeToString())
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 BITS = (1, 2, 4, 8)
 FLOAT_BITS = 32
 """Stands for features that are not quantised: float32."""
-MIN_STEP = 1e-6
+MIN_START = 1e-6
+"""Step with which features that are all but zero start."""
 CALIBRATION_BATCHES = 20
 
 
@@ -29,7 +30,7 @@ def to_codes(scaled: Tensor, bits: int) -> Tensor:
     """Nearest codes, float, of features that were divided by the step."""
     if bits == 1:
         return torch.where(scaled < 0, -1.0, 1.0)
-    return scaled.round().clamp(*code_range(bits))
+    return scaled.round().clamp(*code_range(bits)) + 0.0  # which makes 0 of -0, as a payload does
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -61,7 +62,7 @@ class Quantiser(nn.Module):
     """Quantises the features of one tap.
 
     During its first training batches the step follows the features (LSQ's start, 2 mean|v| / sqrt(highest), averaged);
-    then it is learned.
+    then it is learned. Kept is its logarithm: a step stays positive, and learns at a rate relative to its size.
 
     Args:
         bits: 1, 2, 4 or 8.
@@ -76,7 +77,7 @@ class Quantiser(nn.Module):
         super().__init__()
         assert bits in BITS, bits
         self.bits = bits
-        self.step = nn.Parameter(torch.ones(()))
+        self.log_step = nn.Parameter(torch.zeros(()))
         self.register_buffer("share", torch.ones(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
@@ -90,12 +91,13 @@ class Quantiser(nn.Module):
         return bool(self.share > 0)
 
     @property
-    def positive_step(self) -> Tensor:
-        return self.step.clamp(min=MIN_STEP)
+    def step(self) -> Tensor:
+        """What a code of 1 stands for."""
+        return self.log_step.exp()
 
     def codes(self, x: Tensor) -> Tensor:
         """(B, C, h, w) int8 codes of features."""
-        return to_codes(x.float() / self.positive_step, self.bits).to(torch.int8)
+        return to_codes(x.float() / self.step, self.bits).to(torch.int8)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
@@ -103,7 +105,7 @@ class Quantiser(nn.Module):
             return x
         if self.training and self.batches < CALIBRATION_BATCHES:
             self._follow(x.detach())
-        quantised = _StraightThrough.apply(x, self.positive_step, self.bits)
+        quantised = _StraightThrough.apply(x, self.step, self.bits)
         if not self.training or self.share == 1:
             return quantised
         return x + self.share * (quantised - x)
@@ -122,4 +124,5 @@ class Quantiser(nn.Module):
             return
         start = 2 * sent.abs().mean() / math.sqrt(code_range(self.bits)[1])
         self.batches += 1
-        self.step.add_((start.clamp(min=MIN_STEP) - self.step) / self.batches)
+        mean = self.step + (start.clamp(min=MIN_START) - self.step) / self.batches
+        self.log_step.copy_(mean.log())

@@ -32,5 +32,10 @@ class TensorBoardHook(Hook):
             self.writer.add_scalar(f"train/{name}", value, task.step)
         self.writer.add_scalar("train/learning_rate", task.optimizer.param_groups[0]["lr"], task.step)
 
+    def log(self, task: BaseTask, scalars: Mapping[str, float]) -> None:
+        """Write other scalars at the present step."""
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, task.step)
+
     def after_run(self, task: BaseTask) -> None:
         self.writer.close()

@@ -48,11 +48,13 @@ def load_server_file(path: Path) -> Decoder:
         raise ValueError(f"{path} has version {contents.get('version')}; this program reads version {FORMAT_VERSION}")
     try:
         recogniser = Recogniser(contents["recogniser"], contents["channel_order"])
-        fold_batch_norms(recogniser.backbone)  # as they were when the file was written
-        load_state(recogniser.backbone, dict(contents["backbone"]), str(path))
-        server = CompensatedServer(recogniser)
-        load_state(server.compensation, dict(contents["compensation"]), f"{path}, compensation")
+        backbone, compensation = dict(contents["backbone"]), dict(contents["compensation"])
         shapes = [(int(c), int(h), int(w)) for c, h, w in contents["feature_shapes"]]
-        return Decoder(server, shapes, bytes.fromhex(contents["client_fingerprint"]))
-    except (KeyError, TypeError, AttributeError) as error:
+        fingerprint = bytes.fromhex(contents["client_fingerprint"])
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is a server file, but damaged: {error!r}") from error
+    fold_batch_norms(recogniser.backbone)  # as they were when the file was written
+    load_state(recogniser.backbone, backbone, str(path))
+    server = CompensatedServer(recogniser)
+    load_state(server.compensation, compensation, f"{path}, compensation")
+    return Decoder(server, shapes, fingerprint)

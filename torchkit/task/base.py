@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -60,6 +60,7 @@ class BaseTask:
         self.amp_dtype = amp_dtype(config.AMP, self.device)
         self.epoch = config.START_EPOCH  # epochs done
         self.step = 0  # steps done, over the whole run
+        self.tensorboard = TensorBoardHook(config.LOG_ROOT)
         self.checkpoints = CheckpointFolder(config.MODEL_ROOT / "checkpoints")
         self._check_folder(resume)
         seed_everything(config.SEED)
@@ -94,14 +95,20 @@ class BaseTask:
         """Write what users take away: after `epoch` epochs, or at the end of the run (None)."""
         raise NotImplementedError
 
-    def hooks(self) -> list[Hook]:
+    def hooks(self, more: Sequence[Hook]) -> list[Hook]:
+        """Those of every run, and `more`."""
         config = self.config
         return [
             LearningRateHook(self.schedule),
             ProgressHook(),
-            TensorBoardHook(config.LOG_ROOT),
+            self.tensorboard,
+            *more,  # before an epoch is saved: a run that was killed in between repeats them
             CheckpointHook(config.SAVE_EPOCHS, config.SAVE_MINUTES),
         ]
+
+    def log_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Draw other curves than the losses, while the run goes on."""
+        self.tensorboard.log(self, scalars)
 
     # The run
 
@@ -118,12 +125,12 @@ class BaseTask:
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.NUM_EPOCH
 
-    def run(self) -> None:
+    def run(self, more_hooks: Sequence[Hook] = ()) -> None:
         """Train until NUM_EPOCH epochs are done."""
         config = self.config
         save_config(config, config.MODEL_ROOT / "config.yaml")
         atomic_write_text(config.MODEL_ROOT / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
-        hooks = self.hooks()
+        hooks = self.hooks(more_hooks)
         for hook in hooks:
             hook.before_run(self)
         try:

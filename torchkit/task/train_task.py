@@ -95,12 +95,7 @@ class TrainTask(BaseTask):
         return self.system.server.trace(obfuscated, self.system.features(clear, obfuscated))
 
     def export(self, epoch: int | None) -> None:
-        name = "client.pth" if epoch is None else f"client_epoch_{epoch:03d}.pth"
-        server = self.config.SERVER
-        reference = ServerReference(server.NAME, server.CHECKPOINT, server.CHANNEL_ORDER)
-        path = self.config.MODEL_ROOT / name
-        save_client_file(path, self.system, reference, self.step)
-        logger.info("client after %d steps: %s", self.step, path)
+        path = self.save_client("client.pth" if epoch is None else f"client_epoch_{epoch:03d}.pth")
         if epoch is None and self.config.VAL_DATA_ROOT is not None:
             command = f"python validation/val_main.py --backbone-resume {path} --data-root {self.config.VAL_DATA_ROOT}"
             logger.info("its accuracy: %s", command)
@@ -109,6 +104,15 @@ class TrainTask(BaseTask):
         """How far along its ramp: 0 up to START_EPOCH, 1 from the end of RAMP_EPOCHS on."""
         epochs = self.step / self.steps_per_epoch - settings.START_EPOCH
         return float(epochs >= 0) if settings.RAMP_EPOCHS == 0 else min(1.0, max(0.0, epochs / settings.RAMP_EPOCHS))
+
+    def save_client(self, name: str) -> Path:
+        """Write the client as it is now to MODEL_ROOT/name."""
+        server = self.config.SERVER
+        reference = ServerReference(server.NAME, server.CHECKPOINT, server.CHANNEL_ORDER)
+        path = self.config.MODEL_ROOT / name
+        save_client_file(path, self.system, reference, self.step)
+        logger.info("client after %d steps: %s", self.step, path)
+        return path
 
     def _margin_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Weighted sum of the branches' losses; a batch holds one branch's samples after the other's."""

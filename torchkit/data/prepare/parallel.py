@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import threading
@@ -45,27 +46,34 @@ def parallel_map(
     """
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: expected at least 1")
-    bar = tqdm(total=len(items), desc=label, unit=unit, dynamic_ncols=True)
-    with bar:
-        if jobs == 1 or len(items) <= ITEMS_A_TASK:
-            for item in items:
-                yield work(item)
-                bar.update()
-            return
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # a forked process hangs when it takes down OpenCV's threads, which it does not have
-        pool = ProcessPoolExecutor(jobs, initializer=_start_worker)
-        try:
-            for result in pool.map(work, items, chunksize=ITEMS_A_TASK):
-                yield result
-                bar.update()
-        except BrokenProcessPool:
-            raise OSError(
-                "a working process was killed; is memory short? Lower --jobs and start again: what is done is kept"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-            cv2.setNumThreads(threads)
+    alone = jobs == 1 or len(items) <= ITEMS_A_TASK
+    with tqdm(total=len(items), desc=label, unit=unit, dynamic_ncols=True) as bar, _one_opencv_thread():
+        for result in map(work, items) if alone else _in_processes(work, items, jobs):
+            yield result
+            bar.update()
+
+
+@contextlib.contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Without OpenCV's own threads: a forked process has not got them, and hangs when it takes them down."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _in_processes(work: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:
+    pool = ProcessPoolExecutor(jobs, initializer=_start_worker)
+    try:
+        yield from pool.map(work, items, chunksize=ITEMS_A_TASK)
+    except BrokenProcessPool:
+        raise OSError(
+            "a working process was killed; is memory short? Lower --jobs and start again: what is done is kept"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:

@@ -25,8 +25,7 @@ registered, or fill a buffer of a length that a few bytes name."""
 
 class _Dispatch(dict[int, Callable[..., None]]):
     def __missing__(self, code: int) -> Callable[..., None]:
-        opcode = pickletools.code2op.get(chr(code))
-        name = opcode.name if opcode else f"0x{code:02x}"
+        name = next((opcode.name for opcode in pickletools.opcodes if ord(opcode.code) == code), f"0x{code:02x}")
         raise ValueError(f"it uses the opcode {name}, a set holds only lists, tuples, bytes, bools, ints")
 
 
