@@ -139,7 +139,7 @@ CARRAYS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "chunk cut in its header": (truncate("data/__0.blp", 31), ["__0.blp", "no bcolz chunk"]),
     "chunk cut in the middle": (truncate("data/__0.blp", 1000), ["__0.blp", "cut off after 984"]),
     "missing chunk": (lambda root: (root / "s/data/__0.blp").unlink(), ["__0.blp", "missing"]),
-    "more rows than chunks": (replace("meta/sizes", "[4,", "[4000000,"), ["__4.blp is missing"]),
+    "more rows than chunks": (replace("meta/sizes", "[4,", "[4000000,"), ["__1.blp is missing"]),
     "odd number of rows": (replace("meta/sizes", "[4,", "[3,"), ["sizes", "3 rows"]),
     "negative rows": (replace("meta/sizes", "[4,", "[-4,"), ["sizes", "-4 rows"]),
     "absurd picture": (replace("meta/sizes", "112]", "99999999999]"), ["sizes", "99999999999"]),

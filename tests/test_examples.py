@@ -12,6 +12,7 @@ import torch
 from torchkit.client import Client, ClientSettings
 from torchkit.data.validation_set import ValidationSet
 from torchkit.obfuscation import obfuscate
+from torchkit.payload import Picture
 from torchkit.util.seeding import content_stream
 from validation.examples import example_faces, shuffled_maps, tiles
 
@@ -45,16 +46,15 @@ def test_faces_are_spread_over_the_set_and_obfuscated_as_in_the_evaluation(clien
             assert np.isin(clear - restored, (0, 1)).all()
 
 
-@pytest.mark.parametrize(("count", "pictures"), [(0, 0), (1, 1), (12, 6), (50, 6)])
+@pytest.mark.parametrize(("count", "pictures"), [(0, 0), (1, 1), (50, 6)])
 def test_no_face_is_shown_twice(client: Client, data: ValidationSet, count: int, pictures: int) -> None:
-    found = example_faces(client, data, (), seed=5, count=count)
+    found = example_faces(client, data, ("gaussian",), seed=5, count=count)
     assert len({example.clear.tobytes() for example in found}) == len(found) == pictures
 
 
 def test_maps_are_those_around_the_shuffle(client: Client, make_picture: Callable[[int], np.ndarray]) -> None:
-    clear, obfuscated = make_picture(0), make_picture(1)
-    before, after = shuffled_maps(client, clear, obfuscated)
-    batch = [torch.from_numpy(picture.transpose(2, 0, 1)[None].copy()) for picture in (clear, obfuscated)]
+    batch = [torch.from_numpy(make_picture(seed).transpose(2, 0, 1)[None].copy()) for seed in (0, 1)]
+    before, after = shuffled_maps(client, batch[0][0], batch[1][0])
     with torch.inference_mode():
         tap = client.backbone.taps(client.prepare(*batch))[0]
         plain = client.interfaces[0](tap)[0].numpy()
@@ -71,9 +71,18 @@ def test_maps_are_those_around_the_shuffle(client: Client, make_picture: Callabl
     assert not any(module._forward_hooks for module in client.modules())  # nothing is left behind
 
 
-def test_client_without_a_shuffle_has_no_maps_to_show(make_picture: Callable[[int], np.ndarray]) -> None:
+def test_client_without_a_shuffle_has_no_maps_to_show() -> None:
     plain = Client(replace(SETTINGS, shuffle_taps=())).eval()
-    assert shuffled_maps(plain, make_picture(0), make_picture(1)) == (None, None)
+    picture = torch.zeros(3, 112, 112, dtype=torch.uint8)
+    assert shuffled_maps(plain, picture, picture) == (None, None)
+
+
+def test_lossy_pictures_are_shown_as_the_server_gets_them(data: ValidationSet) -> None:
+    lossy = Client(replace(SETTINGS, picture_quality=5, shuffle_taps=())).eval()
+    (example,) = example_faces(lossy, data, ("gaussian",), seed=5, count=1)
+    sent = obfuscate(example.clear, "gaussian", content_stream(example.clear, 5, "gaussian"))
+    np.testing.assert_array_equal(example.kinds[0].obfuscated, Picture.compress(sent, 5).pixels)
+    assert not np.array_equal(example.kinds[0].obfuscated, sent)
 
 
 def test_few_channels_leave_black_tiles() -> None:

@@ -70,21 +70,16 @@ def test_any_batch_gives_the_clients_features(settings: ClientSettings, tmp_path
         check(client, runtime, batch)
 
 
-def test_before_the_ramp_floats_leave(tmp_path: Path) -> None:
+def test_command_takes_a_phone_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Here of a client that was stored before the ramp, and sends floats."""
     client = trained_client(QUANTISED)
     client.set_progress(0, 0)
-    export_onnx(client, tmp_path / "client.onnx")
-    plain = trained_client(replace(QUANTISED, bits=FLOAT.bits))
-    check(plain, session(tmp_path / "client.onnx"), 1)
-
-
-def test_command_takes_a_phone_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    client = trained_client(FLOAT)
     save_phone_file(tmp_path / "phone.pth", client, ServerReference("mobilefacenet", None), 0)
     parsed = client_command.parse_arguments(["onnx", str(tmp_path / "phone.pth"), "-o", str(tmp_path / "new/c.onnx")])
     parsed.run(parsed)
     assert str(tmp_path / "new/c.onnx") in capsys.readouterr().out
-    check(client, session(tmp_path / "new/c.onnx"), 1)
+    plain = trained_client(replace(QUANTISED, bits=FLOAT.bits))
+    check(plain, session(tmp_path / "new/c.onnx"), 1)
 
 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

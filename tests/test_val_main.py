@@ -15,8 +15,10 @@ import torch
 
 from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
+from torchkit.client.encoder import Encoder
 from torchkit.data.validation_set import load_validation_set, write_validation_set
 from torchkit.obfuscation import EVALUATION, obfuscate
+from torchkit.payload import encode
 from torchkit.server import load_recogniser
 from torchkit.system import ProFaceC, ServerReference, save_client_file
 from torchkit.util.cli import run_command
@@ -24,6 +26,7 @@ from torchkit.util.seeding import content_stream
 from validation import val_main
 from validation.evaluate import Condition, conditions, embed
 from validation.pairs import read_pairs
+from validation.payload_size import measure_payload
 from validation.references import REFERENCES, describe, reference_accuracy
 from validation.verification import pair_distances
 
@@ -195,6 +198,7 @@ def test_command_writes_results_and_plots(
         assert set(row["tar_at_far"].values()) == {None}  # 6 impostor pairs measure nothing
         assert row["accuracy_interval"][0] <= row["accuracy_interval"][1]
         assert row["reference_accuracy"] is None
+        assert (row["payload_bytes"] is not None) == (row["condition"] == "compensated")
     assert results["rows"][0]["accuracy"] == 1  # equal pictures, equal embeddings
     pairs = read_pairs(out, "six")
     for condition, label in zip(conditions(KINDS), pairs.labels, strict=True):
@@ -231,6 +235,21 @@ def test_no_resamples_and_no_faces(
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<img " not in page
     assert "mirror image fused" in page
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_payload_bytes_are_the_mean_length_of_messages(system: ProFaceC, sets: Path, flip: bool) -> None:
+    data, encoder = load_validation_set(sets, "six"), Encoder(system.client)
+    clear = [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in data.images]
+    sent = [obfuscate(picture, "hybrid", content_stream(picture, 5, "hybrid")) for picture in clear]
+    lengths = np.array([len(encode(message)) for message in encoder(clear, sent)])
+    if flip:
+        clear, sent = ([np.ascontiguousarray(picture[:, ::-1]) for picture in group] for group in (clear, sent))
+        lengths += [len(encode(message)) for message in encoder(clear, sent)]
+    found = measure_payload(encoder, data, "hybrid", 5, flip)
+    assert found.message == lengths.mean()
+    assert 0 < found.picture < found.features < found.message
+    assert found.picture + found.features < found.message
 
 
 def test_published_accuracies_stand_beside_the_clear_rows(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

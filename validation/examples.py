@@ -10,9 +10,7 @@ from torch import Tensor
 
 from torchkit.client import Client
 from torchkit.data.validation_set import ValidationSet
-from torchkit.obfuscation import obfuscate
-from torchkit.util.pixels import to_batch
-from torchkit.util.seeding import content_stream
+from validation.evaluate import ObfuscatedPictures
 
 MAPS_SHOWN = 16
 """Channels of a feature map that are shown, as 4 x 4 tiles."""
@@ -24,7 +22,7 @@ class ExampleKind:
 
     Attributes:
         obfuscation: its kind.
-        obfuscated: (112, 112, 3) RGB, what is sent.
+        obfuscated: (112, 112, 3) RGB, as the server gets it.
         residual: (112, 112, 3) RGB, clear minus obfuscated, halved, around mid-grey.
         features: (H, W) the first channels at the first shuffled tap, before the shuffle; None without a shuffle.
         shuffled: (H, W) the same channels after it.
@@ -51,27 +49,33 @@ def example_faces(
     """Up to `count` faces, evenly spread over the set's pairs, obfuscated as the evaluation does."""
     pairs = np.linspace(0, len(data.same), count, endpoint=False).astype(int)
     pictures = dict.fromkeys(int(data.rows[2 * pair]) for pair in pairs)  # without repeats, in order
-    return [_example(client, data.images[picture].transpose(1, 2, 0), obfuscations, seed) for picture in pictures]
+    chosen = data.images[list(pictures)]
+    received = ObfuscatedPictures(chosen, obfuscations, seed, client.settings.picture_quality)
+    return [_example(client, obfuscations, *received[number]) for number in range(len(chosen))]
 
 
-def _example(client: Client, picture: np.ndarray, obfuscations: tuple[str, ...], seed: int) -> Example:
-    clear = np.ascontiguousarray(picture)
-    kinds = []
-    for kind in obfuscations:
-        obfuscated = obfuscate(clear, kind, content_stream(clear, seed, kind))
-        difference = (clear.astype(np.int16) - obfuscated) // 2 + 128
-        before, after = shuffled_maps(client, clear, obfuscated)
-        kinds.append(ExampleKind(kind, obfuscated, difference.astype(np.uint8), before, after))
-    return Example(clear, kinds)
+def _example(client: Client, obfuscations: tuple[str, ...], clear: Tensor, obfuscated: Tensor) -> Example:
+    """From (3, 112, 112) and (K, 3, 112, 112) uint8 RGB."""
+    picture, kinds = _for_people(clear), []
+    for kind, image in zip(obfuscations, obfuscated, strict=True):
+        sent = _for_people(image)
+        difference = (picture.astype(np.int16) - sent) // 2 + 128
+        before, after = shuffled_maps(client, clear, image)
+        kinds.append(ExampleKind(kind, sent, difference.astype(np.uint8), before, after))
+    return Example(picture, kinds)
+
+
+def _for_people(image: Tensor) -> np.ndarray:
+    """(3, H, W) -> (H, W, 3)."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 @torch.inference_mode()
-def shuffled_maps(
-    client: Client, clear: np.ndarray, obfuscated: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def shuffled_maps(client: Client, clear: Tensor, obfuscated: Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The client's map at its first shuffled tap, before and after the shuffle, as tiles (H, W) uint8.
 
-    Both share one scale from black to white. (None, None) for a client that shuffles nothing.
+    The pictures are (3, 112, 112) uint8 RGB. Both maps share one scale from black to white. (None, None) for a client
+    that shuffles nothing.
     """
     if not client.settings.shuffle_taps:
         return None, None
@@ -80,7 +84,7 @@ def shuffled_maps(
     handle = shuffle.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
     try:
         device = next(client.parameters()).device
-        client(client.prepare(to_batch([clear]).to(device), to_batch([obfuscated]).to(device)))
+        client(client.prepare(clear[None].to(device), obfuscated[None].to(device)))
     finally:
         handle.remove()
     before, after = (found[0].float().cpu().numpy() for found in seen)

@@ -1,4 +1,4 @@
-"""How many bytes a client really sends."""
+"""How many bytes the client sends for a picture, counted on real messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torchkit.data.validation_set import ValidationSet
 from torchkit.payload import encode, sizes
 from validation.evaluate import evaluation_picture
 
-MAX_PICTURES = 256
+PICTURES = 128
+"""Pictures of a set that are encoded; sizes differ little between pictures."""
 BATCH = 32
 
 
@@ -21,20 +22,35 @@ class PayloadSize:
 
     message: float
     picture: float
+    """Of the obfuscated picture."""
     features: float
-    """All taps; what is left of the message is header and checksum."""
+    """Of all taps; what is left of the message is header and checksum."""
 
 
-def measure_payload(encoder: Encoder, data: ValidationSet, kind: str, seed: int) -> PayloadSize:
-    """Encode the messages of up to 256 pictures, evenly spread over a set, under one obfuscation."""
-    chosen = np.unique(np.linspace(0, len(data.images) - 1, MAX_PICTURES).round().astype(int))
-    found = []
-    for start in range(0, len(chosen), BATCH):
-        clear = [np.ascontiguousarray(data.images[i].transpose(1, 2, 0)) for i in chosen[start : start + BATCH]]
-        obfuscated = [evaluation_picture(picture, kind, seed) for picture in clear]
-        found += [sizes(encode(payload)) for payload in encoder(clear, obfuscated)]
-    return PayloadSize(
-        message=float(np.mean([size.message for size in found])),
-        picture=float(np.mean([size.picture for size in found])),
-        features=float(np.mean([sum(size.features) for size in found])),
-    )
+def measure_payload(encoder: Encoder, data: ValidationSet, kind: str, seed: int, flip: bool = False) -> PayloadSize:
+    """Encode the messages of up to `PICTURES` pictures, evenly spread over a set, under one obfuscation.
+
+    With `flip` the client sends a message for the mirror image, too: both are counted.
+    """
+    chosen = np.linspace(0, len(data.images), min(PICTURES, len(data.images)), endpoint=False).astype(int)
+    clear = [np.ascontiguousarray(data.images[number].transpose(1, 2, 0)) for number in chosen]
+    obfuscated = [evaluation_picture(picture, kind, seed) for picture in clear]
+    totals = _totals(encoder, clear, obfuscated)
+    if flip:
+        totals += _totals(encoder, [mirrored(picture) for picture in clear], [mirrored(sent) for sent in obfuscated])
+    message, picture, features = totals / len(clear)
+    return PayloadSize(float(message), float(picture), float(features))
+
+
+def mirrored(picture: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(picture[:, ::-1])
+
+
+def _totals(encoder: Encoder, clear: list[np.ndarray], obfuscated: list[np.ndarray]) -> np.ndarray:
+    """(3,) bytes of all messages, their pictures and their features."""
+    totals = np.zeros(3)
+    for start in range(0, len(clear), BATCH):
+        for payload in encoder(clear[start : start + BATCH], obfuscated[start : start + BATCH]):
+            found = sizes(encode(payload))
+            totals += found.message, found.picture, sum(found.features)
+    return totals

@@ -50,6 +50,7 @@ from validation.verification import verify
 
 CALIBRATION_PICTURES = 64
 FLOAT_BYTES = 4
+BYTES_PER_KB = 1000
 
 
 @dataclass(frozen=True)
@@ -218,18 +219,20 @@ def draw(points: list[Point], title: str, out: Path) -> Path:
         chosen = [point for point in points if point.series == series]
         if not chosen:
             continue
-        x, y = [point.size.message for point in chosen], [100 * point.accuracy for point in chosen]
+        x, y = [point.size.message / BYTES_PER_KB for point in chosen], [100 * point.accuracy for point in chosen]
         axes.scatter(x, y, s=46, marker=marker, color=colour, label=series, zorder=3)
         if series in ("trained", "compressed afterwards"):
             for point in chosen:
                 assert point.bits is not None
                 text = "/".join(map(str, dict.fromkeys(point.bits))) + " bit"
                 text += f", {point.pruned_values:.0%} zero" if point.pruned_values else ""
-                place = (point.size.message, 100 * point.accuracy)
+                place = (point.size.message / BYTES_PER_KB, 100 * point.accuracy)
                 axes.annotate(text, place, xytext=(5, -9), textcoords="offset points", fontsize=7)
     clear = next(point for point in points if point.series == "clear")
     axes.axhline(100 * clear.accuracy, color=looks["clear"][1], linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", xlabel="bytes of a message, picture included", ylabel="accuracy, %", title=title)
+    axes.set(xscale="log", xlabel="kB of a message, picture included", ylabel="accuracy, %", title=title)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.12)
     axes.legend(loc="lower right")
     return save_png(figure, out)
 

@@ -28,6 +28,9 @@ INTERVALS = (
     "[low, high]: 95 % interval, percentile bootstrap over pairs, genuine and impostor pairs drawn separately; for the "
     "accuracy within folds, thresholds chosen anew. Pairs that share pictures or people are taken as independent."
 )
+PAYLOAD = (
+    "payload bytes: mean size of a message, obfuscated picture and features, over up to 256 pictures; --flip sends two."
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Row:
         result: the rates, 0 to 1.
         images: distinct images of the set.
         pairs: pairs of the set.
-        payload_bytes: mean size of what the client sends for a picture, None where nothing is sent.
+        payload_bytes: mean size of what the client sends for a picture; None where no features are sent.
+        payload_picture_bytes: of that, the obfuscated picture.
+        payload_feature_bytes: of that, the features of all taps.
         intervals: of the rates, None where none were asked for.
         reference_accuracy: what the recogniser's authors published, 0 to 1, or None.
 
@@ -56,6 +61,8 @@ class Row:
     images: int
     pairs: int
     payload_bytes: float | None = None
+    payload_picture_bytes: float | None = None
+    payload_feature_bytes: float | None = None
     intervals: Intervals | None = None
     reference_accuracy: float | None = None
 
@@ -82,6 +89,8 @@ class Row:
             "images": self.images,
             "pairs": self.pairs,
             "payload_bytes": self.payload_bytes,
+            "payload_picture_bytes": self.payload_picture_bytes,
+            "payload_feature_bytes": self.payload_feature_bytes,
             "tar_at_far_missing": missing,
             **{f"{name}_interval": interval for name, interval in found.items()},
             "reference_accuracy": self.reference_accuracy,
@@ -172,6 +181,8 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
     notes = [RECOVERY]
     if any(row.intervals for row in rows):
         notes.append(INTERVALS)
+    if any(row.payload_bytes is not None for row in rows):
+        notes.append(PAYLOAD)
     missing = {row.dataset: row.result.tar_at_far_missing for row in rows}
     reasons = [f"{name} at {far} ({reason})" for name, fars in missing.items() for far, reason in fars.items()]
     if reasons:

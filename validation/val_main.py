@@ -26,6 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from torchkit.client.encoder import Encoder
 from torchkit.data.validation_set import ValidationSet, check_present, load_validation_set
 from torchkit.obfuscation import KINDS
 from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
@@ -40,6 +41,7 @@ from validation.examples import example_faces
 from validation.intervals import bootstrap
 from validation.outputs import SetResult, write_outputs
 from validation.pairs import score_pairs
+from validation.payload_size import PayloadSize, measure_payload
 from validation.references import describe, reference_accuracy
 from validation.report import Row, notes_on, rates_table, summary_table
 from validation.verification import pair_distances, verify_distances
@@ -152,6 +154,13 @@ def evaluate_set(system: ProFaceC, data: ValidationSet, settings: Settings, devi
     rows = [
         make_row(data, condition, found, settings, system.recogniser.name) for condition, found in distances.items()
     ]
+    encoder = Encoder(system.client)
+    rows = [
+        with_sizes(row, measure_payload(encoder, data, row.obfuscation, settings.seed, settings.flip))
+        if row.condition == "compensated" and row.obfuscation
+        else row
+        for row in rows
+    ]
     scores = score_pairs(data, dict(zip((row.label for row in rows), distances.values(), strict=True)))
     faces = example_faces(system.client, data, settings.obfuscations, settings.seed, settings.examples)
     return SetResult(rows, scores, faces)
@@ -160,7 +169,7 @@ def evaluate_set(system: ProFaceC, data: ValidationSet, settings: Settings, devi
 def make_row(
     data: ValidationSet, condition: Condition, distances: np.ndarray, settings: Settings, recogniser: str
 ) -> Row:
-    """All rates of a set under one condition, with intervals if settings.resamples asks for them."""
+    """All rates of a set under one condition, with intervals if settings.resamples asks for them, without sizes."""
     drawn = settings.resamples > 0
     return Row(
         dataset=data.name,
@@ -169,9 +178,15 @@ def make_row(
         result=verify_distances(distances, data.same),
         images=len(data.images),
         pairs=len(data.same),
-        payload_bytes=None,
         intervals=bootstrap(distances, data.same, settings.resamples, settings.seed) if drawn else None,
         reference_accuracy=reference_accuracy(recogniser, data.name) if condition.name == "clear" else None,
+    )
+
+
+def with_sizes(row: Row, size: PayloadSize) -> Row:
+    """The row with the bytes of a message."""
+    return replace(
+        row, payload_bytes=size.message, payload_picture_bytes=size.picture, payload_feature_bytes=size.features
     )
 
 

@@ -32,6 +32,7 @@ from torchkit.util.files import atomic_folder, atomic_write_bytes
 
 ROW_BYTES = 4 * 3 * 112 * 112  # a float32 row
 ROWS_AT_ONCE = 256  # about 39 MB as float32
+CHUNK_ROWS = 64  # rows a file that is written
 FLOAT32_NAMES = ("float32", "<f4", "f4", "=f4")
 BLOSC_MAX_BYTES = 2**31 - 17  # the longest buffer that blosc compresses
 BLOSCPACK_HEADER_BYTES = 16  # b"blpk", version, number of chunks
@@ -183,7 +184,7 @@ def write_validation_set(
 
     with atomic_folder(root / name) as folder:
         empty = np.empty((0, *IMAGE_SHAPE), np.float32)
-        store = bcolz.carray(empty, rootdir=str(folder), mode="w", expectedlen=len(rows))
+        store = bcolz.carray(empty, rootdir=str(folder), mode="w", chunklen=min(CHUNK_ROWS, len(rows)))
         for start in range(0, len(rows), ROWS_AT_ONCE):
             block = images[rows[start : start + ROWS_AT_ONCE]]
             store.append(to_floats(np.ascontiguousarray(block[:, ::-1])))
