@@ -209,6 +209,7 @@ def test_paths_that_do_not_fit(folder: Path, tmp_path: Path, capsys: pytest.Capt
         "gone not found; give a file or a folder": [tmp_path / "gone", "-m", phone, "-o", out],
         "holds no file that ends with .jpg, .jpeg": [tmp_path / "empty", "-m", phone, "-o", out],
         "is a folder, but": [faces / "a.png", "-m", phone, "-o", tmp_path],
+        "is the file that is to be read": [faces / "a.png", "-m", phone, "-o", faces / "a.png", "--overwrite"],
         "is a file, but": [faces, "-m", phone, "-o", phone],
         "client file not found": [faces, "-m", tmp_path / "gone.pth", "-o", out],
         "server.pth is no client file": [faces, "-m", folder / "server.pth", "-o", out],

@@ -54,6 +54,8 @@ def find_conversions(source: Path, target: Path, extensions: Sequence[str], suff
     if source.is_file():
         if target.is_dir():
             raise ValueError(f"--out {target} is a folder, but {source} is a single file; name a file")
+        if target.resolve() == source.resolve():
+            raise ValueError(f"--out {target} is the file that is to be read; name another")
         return [Conversion(source, target)]
     if target.exists() and not target.is_dir():
         raise ValueError(f"--out {target} is a file, but {source} is a folder; name a folder")
