@@ -226,6 +226,24 @@ def test_new_key_replaces_that_of_the_client_it_starts_from(experiment: Path) ->
         assert all(torch.equal(tensor, load_client_file(old).client[name]) for name, tensor in own.items())
 
 
+def test_compression_can_start_from_a_client_without(experiment: Path) -> None:
+    TrainTask(load_config(experiment, ["NUM_EPOCH=1", f"MODEL_ROOT={experiment.parent / 'plain'}"])).run()
+    plain = experiment.parent / "plain" / "client.pth"
+    overrides = [f"BACKBONE_RESUME={plain}", "QUANTIZE.BITS=4", "PRUNE.CHANNELS=0.5", "CLIENT.PICTURE_QUALITY=90"]
+    task = TrainTask(load_config(experiment, overrides))
+    own = task.system.client.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in load_client_file(plain).client.items())
+    assert set(task.system.client.quantisers.keys()) == set("1234")
+    task.run()
+    back = TrainTask(
+        load_config(
+            experiment,
+            [f"BACKBONE_RESUME={experiment.parent / 'out' / 'client.pth'}", f"MODEL_ROOT={experiment.parent / 'back'}"],
+        )
+    )
+    assert not back.system.client.quantisers
+
+
 def test_new_key_needs_a_client_to_start_from(experiment: Path) -> None:
     with pytest.raises(ValueError, match="--new-key without BACKBONE_RESUME"):
         TrainTask(load_config(experiment), new_key=True)

@@ -11,7 +11,7 @@ shuffled blocks.
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -49,6 +49,14 @@ class ClientSettings:
     """Share of the values of the other channels that is sent as zero."""
     picture_quality: int | None = None
     """Of the obfuscated picture: None lossless, 0..100 lossy WebP."""
+
+    def without_compression(self) -> ClientSettings:
+        """The settings of the same client that sends everything: what two clients must share to share weights."""
+        none = ClientSettings(self.server_shapes)
+        return replace(
+            self, bits=none.bits, pruned_channels=none.pruned_channels, pruned_values=none.pruned_values,
+            picture_quality=none.picture_quality,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no client can be built from; the settings may come from a file."""

@@ -30,6 +30,9 @@ from torchkit.util.checkpoint import load_state
 
 logger = logging.getLogger("torchkit")
 
+COMPRESSION = ("pruners.", "quantisers.")
+"""How the names of a client's compression begin in its state."""
+
 
 class TrainTask(BaseTask):
     """Minimises  sum_b weight_b * softmax_b(head_b(e))  +  WEIGHT * d(e, e_clear)  +  MAP_WEIGHT * map_error.
@@ -150,13 +153,16 @@ class TrainTask(BaseTask):
             if self.new_key:
                 raise ValueError("--new-key without BACKBONE_RESUME: a client that starts afresh has a new key anyway")
             return
-        file = load_client_file(path)
-        if file.settings != self.system.client.settings:
+        file, client = load_client_file(path), self.system.client
+        if file.settings.without_compression() != client.settings.without_compression():
             raise ValueError(
                 f"BACKBONE_RESUME = {path} was made with {file.settings}, but this configuration asks for "
-                f"{self.system.client.settings}; make BACKBONE_NAME, SERVER, CLIENT and SHUFFLE agree with it"
+                f"{client.settings}; make BACKBONE_NAME, SERVER, CLIENT and SHUFFLE agree with it"
             )
-        load_state(self.system.client, file.client, f"BACKBONE_RESUME = {path}")
+        weights = file.client
+        if file.settings != client.settings:  # compression starts anew
+            weights = {**client.state_dict(), **{k: v for k, v in weights.items() if not k.startswith(COMPRESSION)}}
+        load_state(client, weights, f"BACKBONE_RESUME = {path}")
         load_state(self.system.server.compensation, file.compensation, f"BACKBONE_RESUME = {path}, compensation")
         if self.new_key:
             self.system.client.draw_new_key(self.config.SHUFFLE.SEED)
