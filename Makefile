@@ -22,7 +22,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
 slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 0
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

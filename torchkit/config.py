@@ -35,7 +35,7 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
 
 
 def _for_all_taps(value: Any) -> Any:
-    return (value,) * NUM_TAPS if isinstance(value, int | float) else value
+    return value if isinstance(value, list | tuple | bool) else (value,) * NUM_TAPS
 
 
 class _PathMark:
@@ -110,7 +110,7 @@ class ClientConfig(Group):
     """How the interfaces start: see Client.start_interfaces."""
     INIT: ConfigPath | None = None
     """Weights of the bare backbone to start from, e.g. a recogniser's."""
-    PICTURE_QUALITY: int | None = None
+    PICTURE_QUALITY: Annotated[int, Field(ge=0, le=100)] | None = None
     """Of the obfuscated picture: null lossless, 0..100 lossy WebP."""
 
 

@@ -11,14 +11,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Where val_main.py looks for a server's weights if neither --server-checkpoint nor the client file says.
-DEFAULT_CHECKPOINTS = {
-    "ir_50": ROOT / "model" / "adaface_ir50_webface4m.ckpt",
-    "ir_101": ROOT / "model" / "adaface_ir101_webface12m.ckpt",
-}
-# The server that published client weights were trained with; their files do not say.
-PUBLISHED_SERVER = "ir_101"
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -26,16 +26,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from torchkit import trained
 from torchkit.client.encoder import Encoder
 from torchkit.data.validation_set import ValidationSet, check_present, load_validation_set
 from torchkit.obfuscation import KINDS
-from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
-from torchkit.system import ClientFile, ProFaceC, build_system, load_client_file
+from torchkit.server import RECOGNISERS
+from torchkit.system import ProFaceC
 from torchkit.util.cli import run_command
 from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.files import atomic_write_bytes
 from torchkit.util.provenance import provenance
-from validation.config import DEFAULT_CHECKPOINTS, PUBLISHED_SERVER, ROOT, Settings
+from validation.config import Settings
 from validation.evaluate import Condition, embed
 from validation.examples import example_faces
 from validation.intervals import bootstrap
@@ -108,29 +109,8 @@ def load_system(settings: Settings) -> ProFaceC:
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged, or does not fit the other.
     """
-    file = load_client_file(settings.backbone_resume)
-    name = settings.server or file.server.name or PUBLISHED_SERVER
-    order = settings.channel_order or file.server.channel_order
-    recogniser: Recogniser = load_recogniser(name, find_checkpoint(settings, file, name), order)
-    return build_system(file, recogniser, str(settings.backbone_resume))
-
-
-def find_checkpoint(settings: Settings, file: ClientFile, server: str) -> Path:
-    """Where the server's weights are: as asked, else as the client file says, else under model/."""
-    if settings.server_checkpoint is not None:
-        return settings.server_checkpoint
-    places = []
-    if file.server.checkpoint is not None and server == file.server.name:
-        places += [file.server.checkpoint, ROOT / "model" / file.server.checkpoint.name]
-    if server in DEFAULT_CHECKPOINTS:
-        places.append(DEFAULT_CHECKPOINTS[server])
-    for place in places:
-        if place.is_file():
-            return place
-    looked = ", ".join(map(str, dict.fromkeys(places))) or "nowhere"
-    raise FileNotFoundError(
-        f"no weights for the server {server}: looked at {looked}; give them with --server-checkpoint "
-        "(model/README.md says where to get them)"
+    return trained.load_system(
+        settings.backbone_resume, settings.server, settings.server_checkpoint, settings.channel_order
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchkit.client.model import Client
+from torchkit.client.model import Client, ClientSettings
 from torchkit.client.quantise import FLOAT_BITS
 from torchkit.payload import Payload, Picture, TapFeatures
 from torchkit.payload.message import FINGERPRINT_BYTES
@@ -18,7 +18,9 @@ from torchkit.util.pixels import to_batch
 
 def fingerprint(client: Client) -> bytes:
     """(16,) bytes that tell this client, its key included, from every other; they tell nothing else about it."""
-    digest = hashlib.blake2b(repr(client.settings).encode(), digest_size=FINGERPRINT_BYTES)
+    default = ClientSettings(client.settings.server_shapes).as_dict()  # a setting that is new one day changes no name
+    settings = sorted(item for item in client.settings.as_dict().items() if item[1] != default[item[0]])
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=FINGERPRINT_BYTES)
     for name, tensor in sorted(client.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

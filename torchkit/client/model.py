@@ -90,7 +90,7 @@ class ClientSettings:
             )
         if any(bits == 1 and share for bits, share in zip(self.bits, self.pruned_values, strict=True)):
             raise ValueError("features of 1 bit have no zero, so that their values cannot be pruned; prune channels")
-        if self.picture_quality is not None and not 0 <= self.picture_quality <= 100:
+        if self.picture_quality is not None and self.picture_quality not in range(101):
             raise ValueError(f"picture quality {self.picture_quality}: allowed are 0..100, or none for lossless")
 
     def as_dict(self) -> dict[str, Any]:
@@ -183,10 +183,15 @@ class Client(nn.Module):
         return torch.cat([removed, network_input(obfuscated, order)], dim=1)
 
     def forward(self, prepared: Tensor) -> list[Tensor]:
-        return [
-            self.quantisers[name](feature) if name in self.quantisers else feature
-            for name, feature in self.unquantised(prepared).items()
-        ]
+        return [self._quantised(name, feature) for name, feature in self.unquantised(prepared).items()]
+
+    def _quantised(self, name: str, feature: Tensor) -> Tensor:
+        if name not in self.quantisers:
+            return feature
+        feature = self.quantisers[name](feature)
+        if name in self.pruners:  # codes of 1 bit have no zero: a pruned channel would come back as one of ones
+            feature = feature * self.pruners[name].keep.view(1, -1, 1, 1)
+        return feature
 
     def unquantised(self, prepared: Tensor) -> dict[str, Tensor]:
         """The features before they are quantised, by tap ("1".."4")."""

@@ -124,5 +124,4 @@ class Quantiser(nn.Module):
             return
         start = 2 * sent.abs().mean() / math.sqrt(code_range(self.bits)[1])
         self.batches += 1
-        mean = self.step + (start.clamp(min=MIN_START) - self.step) / self.batches
-        self.log_step.copy_(mean.log())
+        self.log_step.copy_(self.step.lerp(start.clamp(min=MIN_START), 1 / self.batches.item()).log())
