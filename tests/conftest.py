@@ -16,6 +16,7 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 # Networks this small gain little from a second thread, and lose a hundredfold where they must share the cores.
 torch.set_num_threads(1)
+cv2.setNumThreads(1)  # before any worker is forked: OpenCV's threads cannot be ended after a fork
 
 SIZE_PX = 112
 TINY_IDENTITIES, TINY_PICTURES = 3, 4

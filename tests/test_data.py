@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from torchkit.data.index import Index, read_index
 from torchkit.data.sampler import BranchBatchSampler
-from torchkit.data.training_set import SampleKey, TrainingSet, one_thread_a_worker
+from torchkit.data.training_set import SampleKey, TrainingSet, make_loader
 from torchkit.obfuscation import Sampler
 from torchkit.util.cli import message_of
 from torchkit.util.pixels import decode_image, read_image
@@ -264,12 +264,7 @@ def test_global_generators_do_not_matter(training_set: TrainingSet) -> None:
 
 def loader(training_set: TrainingSet, workers: int) -> DataLoader[Any]:
     sampler = BranchBatchSampler([12, 12], [3, 2], seed=1)
-    return DataLoader(
-        training_set,
-        batch_sampler=sampler,
-        num_workers=workers,
-        worker_init_fn=one_thread_a_worker if workers else None,
-    )
+    return make_loader(training_set, workers, torch.device("cpu"), batch_sampler=sampler)
 
 
 def test_number_of_workers_does_not_matter(training_set: TrainingSet) -> None:

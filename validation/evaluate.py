@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from torchkit.backbone import NUM_TAPS
-from torchkit.data.training_set import as_received, one_thread_a_worker
+from torchkit.data.training_set import as_received, make_loader
 from torchkit.data.validation_set import ValidationSet
 from torchkit.obfuscation import obfuscate
 from torchkit.system import ProFaceC
@@ -98,13 +98,7 @@ def embed(
         condition -> (N, D) float32, unit length, in row order.
     """
     pictures = ObfuscatedPictures(data.images, obfuscations, seed, system.client.settings.picture_quality)
-    loader = DataLoader(
-        pictures,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=one_thread_a_worker,
-    )
+    loader = make_loader(pictures, num_workers, device, batch_size=batch_size)
     wanted = conditions(obfuscations)
     distinct = {
         condition: np.empty((len(pictures), system.recogniser.embedding_size), np.float32) for condition in wanted

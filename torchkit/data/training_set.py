@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from torchkit.data.index import Index
 from torchkit.obfuscation import Sampler
@@ -87,7 +87,18 @@ def _tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def one_thread_a_worker(_: int) -> None:
-    """Worker initialisation: the workers share the processor already."""
-    cv2.setNumThreads(1)
+def make_loader(dataset: Dataset[Any], num_workers: int, device: torch.device, **options: Any) -> DataLoader[Any]:
+    """A data loader whose workers use OpenCV with one thread each: they share the processor already.
+
+    OpenCV's threads are ended here and not in the workers: after a fork they cannot be, a worker would wait for ever.
+
+    Args:
+        dataset: what to load.
+        num_workers: processes; 0: this one loads.
+        device: where batches will go.
+        options: of DataLoader.
+    """
+    if num_workers:
+        cv2.setNumThreads(1)
+    return DataLoader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda", **options)
     torch.set_num_threads(1)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
@@ -17,7 +16,7 @@ from torchkit.client.model import widen_input
 from torchkit.config import Config, PruneConfig, QuantizeConfig
 from torchkit.data.index import Index, read_index
 from torchkit.data.sampler import BranchBatchSampler
-from torchkit.data.training_set import Sample, TrainingSet, one_thread_a_worker
+from torchkit.data.training_set import Sample, TrainingSet, make_loader
 from torchkit.head import HEADS
 from torchkit.loss import DISTILLATIONS, map_error
 from torchkit.obfuscation import Sampler
@@ -138,13 +137,12 @@ class TrainTask(BaseTask):
                 f"ACCUMULATE = {config.ACCUMULATE}, but an epoch has {self.batches_per_epoch} batches; take fewer, or "
                 "smaller batches"
             )
-        self.loader: DataLoader[Sample] = DataLoader(
+        self.loader = make_loader(
             TrainingSet(indices, make_sampler(config), config.SEED, config.CLIENT.PICTURE_QUALITY),
+            config.NUM_WORKERS,
+            self.device,
             batch_sampler=self.batch_sampler,
-            num_workers=config.NUM_WORKERS,
             persistent_workers=config.NUM_WORKERS > 0,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=one_thread_a_worker,
         )
 
     def _start_from_client(self) -> None:
