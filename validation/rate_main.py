@@ -3,8 +3,8 @@
     python validation/rate_main.py --clients runs/faces/client.pth --dataset faces
     python validation/rate_main.py --clients runs/a/client.pth runs/b/client.pth --bits 8 4 2 1 --prune 0 0.5 0.75
 
-Each client is a point as it was trained. A client that was trained with float32 features is also compressed
-afterwards, to each of --bits with each share of --prune of its values sent as zero, which shows what training through
+Each client is a point as it was trained; one that was trained through compression is also a point with the same
+features before they are quantised. A client that was trained with float32 features is also compressed afterwards, to each of --bits with each share of --prune of its values sent as zero, which shows what training through
 the compression is worth. Every point is encoded for real: its bytes are the mean of whole messages, obfuscated picture
 included. For comparison: the clear pictures, the obfuscated pictures alone, and the features of the published layout
 (float32 at the size of the server's maps).
@@ -29,7 +29,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from torchkit.client import Client
-from torchkit.client.calibrate import is_compressed, recompressed
+from torchkit.client.calibrate import is_compressed, recompressed, without_quantisation
 from torchkit.client.encoder import Encoder
 from torchkit.client.quantise import BITS
 from torchkit.data.training_set import as_received
@@ -58,7 +58,7 @@ class Point:
     """One way to send faces."""
 
     series: str
-    """clear, obfuscated, published layout, trained, or compressed afterwards."""
+    """clear, obfuscated, published layout, trained, trained but not quantised, or compressed afterwards."""
     client: str | None
     """Its file."""
     bits: tuple[int, ...] | None
@@ -195,7 +195,8 @@ def evaluate_client(file: Path, arguments: argparse.Namespace, data: ValidationS
     trained = client_point(system, system.client, "trained", file, None, faces, bench)
     points.append(trained)
     if is_compressed(system.client):
-        return points
+        client = without_quantisation(system.client)
+        return [*points, client_point(system, client, "trained, not quantised", file, None, faces, bench)]
     points.append(published_layout(trained, system))
     sample = slice(None, None, max(1, len(faces.clear) // CALIBRATION_PICTURES))
     prepared = system.client.prepare(faces.clear[sample].to(device), faces.obfuscated[sample].to(device))
@@ -213,7 +214,7 @@ def draw(points: list[Point], title: str, out: Path) -> Path:
     axes = figure.add_subplot()
     looks = {
         "clear": ("*", "#1f2328"), "obfuscated": ("X", "#9a3412"), "published layout": ("s", "#6b7280"),
-        "trained": ("o", "#0f62fe"), "compressed afterwards": ("v", "#b45309"),
+        "trained": ("o", "#0f62fe"), "trained, not quantised": ("D", "#0f766e"), "compressed afterwards": ("v", "#b45309"),
     }  # fmt: skip
     for series, (marker, colour) in looks.items():
         chosen = [point for point in points if point.series == series]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -33,6 +34,14 @@ def recompressed(client: Client, bits: int, value_share: float, prepared: Tensor
             features = made.pruners[name].calibrate(features)
         if name in made.quantisers:
             made.quantisers[name].calibrate(features.float())
+    return made
+
+
+def without_quantisation(client: Client) -> Client:
+    """A copy of a client whose features leave as float32, before they are quantised; what is pruned stays so."""
+    made = copy.deepcopy(client)
+    for quantiser in made.quantisers.values():
+        quantiser.set_share(0)
     return made
 
 
