@@ -235,7 +235,7 @@ def test_bench_writes_its_report_from_any_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "new" / "bench.json").read_text())
     parts = set(bench.COMPARISONS)
-    assert set(report) == {"ratios", "seconds", "sizes", "memory", "matmul", "provenance"}
+    assert set(report) == {"ratios", "seconds", "sizes", "memory", "matmul", "client", "provenance"}
     assert set(report["ratios"]) == set(report["seconds"]) == parts
     for name, ratio in report["ratios"].items():
         assert 0 < ratio["min"] == ratio["median"] == ratio["max"]

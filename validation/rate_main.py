@@ -4,10 +4,11 @@
     python validation/rate_main.py --clients runs/a/client.pth runs/b/client.pth --bits 8 4 2 1 --prune 0 0.5 0.75
 
 Each client is a point as it was trained; one that was trained through compression is also a point with the same
-features before they are quantised. A client that was trained with float32 features is also compressed afterwards, to each of --bits with each share of --prune of its values sent as zero, which shows what training through
-the compression is worth. Every point is encoded for real: its bytes are the mean of whole messages, obfuscated picture
-included. For comparison: the clear pictures, the obfuscated pictures alone, and the features of the published layout
-(float32 at the size of the server's maps).
+features before they are quantised. A client that was trained with float32 features is also compressed afterwards, to
+each of --bits with each share of --prune of its values sent as zero, which shows what training through the compression
+is worth. Every point is encoded for real: its bytes are the mean of whole messages, obfuscated picture included. For
+comparison: the clear pictures, the obfuscated pictures alone, and the features of the published layout (float32 at the
+size of the server's maps).
 
 Prints a table and writes OUT/rate.json and OUT/rate.png.
 """
@@ -74,9 +75,14 @@ class Point:
     def label(self) -> str:
         if self.bits is None:
             return self.series
-        bits = "/".join(map(str, dict.fromkeys(self.bits)))
-        pruned = f", {self.pruned_values:.0%} of values zero" if self.pruned_values else ""
-        return f"{self.series}: {bits} bit{pruned}"
+        return f"{self.series}: {self.short_label}"
+
+    @property
+    def short_label(self) -> str:
+        """Bits and pruned values."""
+        assert self.bits is not None
+        zero = f", {self.pruned_values:.0%} zero" if self.pruned_values else ""
+        return "/".join(map(str, dict.fromkeys(self.bits))) + " bit" + zero
 
 
 @dataclass(frozen=True)
@@ -207,34 +213,42 @@ def evaluate_client(file: Path, arguments: argparse.Namespace, data: ValidationS
     return points
 
 
+LOOKS = {
+    "clear": ("*", "#1f2328"),
+    "obfuscated": ("X", "#9a3412"),
+    "published layout": ("s", "#6b7280"),
+    "trained": ("o", "#0f62fe"),
+    "trained, not quantised": ("D", "#0f766e"),
+    "compressed afterwards": ("v", "#b45309"),
+}
+"""Series -> marker and colour."""
+
+
 @styled
 def draw(points: list[Point], title: str, out: Path) -> Path:
-    """Accuracy over bytes, bytes on a logarithmic axis."""
-    figure = new_figure(8, 4.5)
-    axes = figure.add_subplot()
-    looks = {
-        "clear": ("*", "#1f2328"), "obfuscated": ("X", "#9a3412"), "published layout": ("s", "#6b7280"),
-        "trained": ("o", "#0f62fe"), "trained, not quantised": ("D", "#0f766e"), "compressed afterwards": ("v", "#b45309"),
-    }  # fmt: skip
-    for series, (marker, colour) in looks.items():
+    """Accuracy over bytes, bytes on a logarithmic axis; the obfuscated pictures, far below, have a strip of their own."""
+    figure = new_figure(8, 5)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
+    for series, (marker, colour) in LOOKS.items():
         chosen = [point for point in points if point.series == series]
-        if not chosen:
-            continue
+        axes = lower if series == "obfuscated" else upper
         x, y = [point.size.message / BYTES_PER_KB for point in chosen], [100 * point.accuracy for point in chosen]
-        axes.scatter(x, y, s=46, marker=marker, color=colour, label=series, zorder=3)
-        if series in ("trained", "compressed afterwards"):
-            for point in chosen:
-                assert point.bits is not None
-                text = "/".join(map(str, dict.fromkeys(point.bits))) + " bit"
-                text += f", {point.pruned_values:.0%} zero" if point.pruned_values else ""
-                place = (point.size.message / BYTES_PER_KB, 100 * point.accuracy)
-                axes.annotate(text, place, xytext=(5, -9), textcoords="offset points", fontsize=7)
+        if chosen:
+            upper.scatter([], [], s=46, marker=marker, color=colour, label=series)
+            axes.scatter(x, y, s=46, marker=marker, color=colour, zorder=3)
+        for place, point in zip(zip(x, y, strict=True), chosen, strict=True):
+            if point.bits is not None and series != "published layout":
+                axes.annotate(
+                    point.short_label, place, xytext=(3, 5), textcoords="offset points", fontsize=7, rotation=65
+                )
     clear = next(point for point in points if point.series == "clear")
-    axes.axhline(100 * clear.accuracy, color=looks["clear"][1], linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", xlabel="kB of a message, picture included", ylabel="accuracy, %", title=title)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.margins(x=0.12)
-    axes.legend(loc="lower right")
+    upper.axhline(100 * clear.accuracy, color=LOOKS["clear"][1], linewidth=0.8, linestyle=":")
+    upper.set(xscale="log", ylabel="accuracy, %", title=title)
+    upper.margins(x=0.12, y=0.25)
+    upper.legend(loc="lower right")
+    lower.set(xlabel="kB of a message, picture included")
+    lower.xaxis.set_major_formatter("{x:g}")
+    lower.margins(y=1.5)
     return save_png(figure, out)
 
 
