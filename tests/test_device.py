@@ -36,8 +36,8 @@ def test_autocast_decides_the_type_of_products(dtype: torch.dtype | None) -> Non
 
 
 def test_keeping_freed_memory_leaves_memory_usable() -> None:
-    keep_freed_memory()
-    for _ in range(3):
+    for keep in (True, False, True):
+        keep_freed_memory(keep)
         assert torch.ones(1 << 24).sum().item() == 1 << 24
 
 

@@ -13,7 +13,9 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # glibc's mallopt (malloc.h)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-MAX_THRESHOLD_BYTES = 1 << 30
+KEEPING_BYTES = 1 << 30
+USUAL_BYTES = 32 << 20
+"""To where glibc raises its threshold by itself in a program that works with large blocks."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -52,8 +54,8 @@ def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContext
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory instead of handing it back to the system.
+def keep_freed_memory(keep: bool = True) -> None:
+    """Let glibc keep freed memory instead of handing it back to the system; with `keep` False, as it usually does.
 
     Every step allocates the same large maps; without this the kernel clears their pages anew each time, which costs
     a fifth of a training step on a CPU. Other C libraries are left as they are.
@@ -61,5 +63,8 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError):  # no glibc
             libc = ctypes.CDLL(None)
-            libc.mallopt(M_MMAP_THRESHOLD, MAX_THRESHOLD_BYTES)
-            libc.mallopt(M_TRIM_THRESHOLD, MAX_THRESHOLD_BYTES)
+            threshold_bytes = KEEPING_BYTES if keep else USUAL_BYTES
+            libc.mallopt(M_MMAP_THRESHOLD, threshold_bytes)
+            libc.mallopt(M_TRIM_THRESHOLD, 2 * threshold_bytes - 1)
+            if not keep:
+                libc.malloc_trim(0)
