@@ -18,10 +18,10 @@ and, not as a ratio of times:
   matmul          GFLOP/s of the server's forward pass beside those of one large matrix product
 
 Both sides run in turn: a warm-up of each, then --rounds times baseline, toolkit, each with the C library keeping memory
-as its own commands have it. Before a part is timed, both must give the same result, or the run ends with exit code 2: losses
-within 0.1 %; 99.9 % of the obfuscated pixels within a grey level; embeddings a cosine above 0.99, those of clear pictures
-with --amp none within 1e-5; shuffle, metrics and decoding exactly.
-Weights and pictures are random, nothing is downloaded, everything runs on the processor. Close other programs first.
+as its own commands have it. Before a part is timed, both must give the same result, or the run ends with exit code 2:
+losses within 0.1 %; 99.9 % of the obfuscated pixels within a grey level; embeddings a cosine above 0.99, those of clear
+pictures with --amp none within 1e-5; shuffle, metrics and decoding exactly. Weights and pictures are random, nothing is
+downloaded, everything runs on the processor. Close other programs first.
 
 Prints a table and writes --out: ratios (median, min, max over the rounds), seconds, sizes, memory, matmul, provenance.
 """

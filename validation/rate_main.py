@@ -226,7 +226,7 @@ LOOKS = {
 
 @styled
 def draw(points: list[Point], title: str, out: Path) -> Path:
-    """Accuracy over bytes, which are on a logarithmic axis; obfuscated pictures, far below, have a strip of their own."""
+    """Accuracy over bytes on a logarithmic axis; the obfuscated pictures, far below, have a strip of their own."""
     figure = new_figure(8, 5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     for series, (marker, colour) in LOOKS.items():
