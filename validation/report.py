@@ -29,7 +29,7 @@ INTERVALS = (
     "accuracy within folds, thresholds chosen anew. Pairs that share pictures or people are taken as independent."
 )
 PAYLOAD = (
-    "payload bytes: mean size of a message, obfuscated picture and features, over up to 256 pictures; --flip sends two."
+    "payload bytes: mean size of a message, obfuscated picture and features, over up to 128 pictures; --flip sends two."
 )
 
 
