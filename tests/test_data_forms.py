@@ -171,7 +171,7 @@ def test_missing_set_names_every_place(tmp_path: Path) -> None:
             assert str(tmp_path / place) in str(error.value) or place in str(error.value)
 
 
-@pytest.mark.skipif("PROFACE_FACES" not in os.environ, reason="PROFACE_FACES names no folder with published .bin files")
+@pytest.mark.skipif(not os.environ.get("PROFACE_FACES"), reason="PROFACE_FACES names no folder with .bin files")
 def test_published_bin_files_are_read() -> None:
     """Faces: warm colours, so red over blue tells the colour order; two rows a pair."""
     root = Path(os.environ["PROFACE_FACES"])

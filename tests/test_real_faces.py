@@ -1,8 +1,9 @@
 """What needs real faces: skipped unless PROFACE_FACES and PROFACE_SERVER say where some are.
 
-    PROFACE_FACES=faces_112.tar PROFACE_SERVER=mobilefacenet.pth python -m pytest -m slow tests/test_real_faces.py
+    PROFACE_FACES=faces PROFACE_SERVER=mobilefacenet.pth python -m pytest -m slow -n 0 tests/test_real_faces.py
 
-PROFACE_FACES: a tar of aligned 112x112 faces with a list val_pairs.txt, "path path same" a line, of folds of one size.
+PROFACE_FACES: a folder with a tar of aligned 112x112 faces, in which val_pairs.txt lists pairs, "path path same" a
+line, of folds of one size. tests/test_data_forms.py reads InsightFace's .bin files in it.
 PROFACE_SERVER: TFace's MobileFaceNet.
 """
 
@@ -32,9 +33,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def faces() -> ValidationSet:
     """The first 100 pairs of each of the ten folds."""
-    if not os.environ.get("PROFACE_FACES"):
+    tars = sorted(Path(os.environ.get("PROFACE_FACES") or "nowhere").glob("*.tar"))
+    if not tars:
         pytest.skip("PROFACE_FACES does not say where real faces are")
-    with tarfile.open(os.environ["PROFACE_FACES"]) as archive:
+    with tarfile.open(tars[0]) as archive:
         names = {Path(member.name).as_posix(): member for member in archive.getmembers()}
         root = next(name for name in names if name.endswith("val_pairs.txt")).removesuffix("val_pairs.txt")
 
@@ -69,17 +71,15 @@ def system() -> ProFaceC:
     return ProFaceC(client, recogniser).eval().to(memory_format=torch.channels_last)
 
 
-def test_bf16_validation_decides_at_most_one_pair_in_a_thousand_otherwise(
+def test_bf16_validation_decides_at_most_one_clear_pair_in_a_thousand_otherwise(
     faces: ValidationSet, system: ProFaceC
 ) -> None:
-    cpu = torch.device("cpu")
-    found = [embed(system, faces, ("gaussian",), cpu, 64, 0, seed=1, amp=amp) for amp in (None, torch.bfloat16)]
-    for condition in (Condition("clear", None), Condition("obfuscated", "gaussian")):
-        exact, mixed = (verify_distances(pair_distances(side[condition]), faces.same) for side in found)
-        assert abs(exact.accuracy - mixed.accuracy) <= 1 / PAIRS + 1e-9, condition
-    assert (found[0][Condition("clear", None)] * found[1][Condition("clear", None)]).sum(axis=1).min() > 0.999
-
-
-def test_the_recogniser_knows_real_faces(faces: ValidationSet, system: ProFaceC) -> None:
-    found = embed(system, faces, (), torch.device("cpu"), 64, 0, seed=1, amp=torch.bfloat16)
-    assert verify_distances(pair_distances(found[Condition("clear", None)]), faces.same).accuracy > 0.9
+    """Obfuscated pictures alone are left out: near chance, folds choose other thresholds for the least of changes."""
+    clear, cpu = Condition("clear", None), torch.device("cpu")
+    exact, mixed = (
+        embed(system, faces, ("gaussian",), cpu, 64, 0, seed=1, amp=amp)[clear] for amp in (None, torch.bfloat16)
+    )
+    accuracies = [verify_distances(pair_distances(found), faces.same).accuracy for found in (exact, mixed)]
+    assert accuracies[0] > 0.9
+    assert abs(accuracies[0] - accuracies[1]) <= 1 / PAIRS + 1e-9
+    assert (exact * mixed).sum(axis=1).min() > 0.999
