@@ -226,3 +226,24 @@ def doubled(x: Tensor, dim: int) -> Tensor:
     after = x.index_select(dim, (index + 1).clamp(max=size - 1))
     both = torch.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], dim=dim + 1)
     return both.flatten(dim, dim + 1)
+
+
+def test_input_of_both_starts_as_the_network_on_the_clear_picture() -> None:
+    both = Client(replace(SETTINGS, input="both", shuffle_taps=()), key_seed=1).eval()
+    plain = Client(replace(SETTINGS, shuffle_taps=()), key_seed=1).eval()
+    state = plain.backbone.state_dict()
+    own = both.backbone.state_dict()
+    both.backbone.load_state_dict({**state, "conv1.conv.weight": own["conv1.conv.weight"]})
+    assert own["conv1.conv.weight"].shape[1] == 6
+    both.backbone.conv1.conv.weight.data.copy_(state["conv1.conv.weight"].repeat(1, 2, 1, 1))
+    clear, obfuscated = (torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8) for _ in range(2))
+    with torch.no_grad():
+        found = both.backbone.taps(both.prepare(clear, obfuscated))
+        expected = plain.backbone.taps(clear.float() / 127.5 - 1)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_dlib_takes_no_second_picture() -> None:
+    with pytest.raises(ValueError, match="input 'both' with dlib_resnet"):
+        ClientSettings(IR_SHAPES, backbone="dlib_resnet", input="both")

@@ -67,6 +67,8 @@ class ClientSettings:
             raise ValueError(f"channel order {self.channel_order!r}: allowed are {', '.join(CHANNEL_ORDERS)}")
         if self.input not in INPUTS:
             raise ValueError(f"input {self.input!r}: allowed are {', '.join(INPUTS)}")
+        if self.input == "both" and canonical_name(self.backbone) == "dlib_resnet":
+            raise ValueError("input 'both' with dlib_resnet: that network takes three channels; take input 'residual'")
         if len(self.server_shapes) != NUM_TAPS:
             raise ValueError(f"{len(self.server_shapes)} server maps: expected {NUM_TAPS}")
         if not set(self.shuffle_taps) <= set(range(1, NUM_TAPS + 1)) or self.shuffle_block_px < 1:
