@@ -146,7 +146,7 @@ def test_pictures_are_obfuscated_as_in_validation(folder: Path, make_picture: Ca
     for name, (_, obfuscated) in zip(TREE, _items(data), strict=True):
         payload = decode((folder / "messages" / name).with_suffix(".pfc").read_bytes())
         assert np.array_equal(payload.picture.pixels.transpose(2, 0, 1), obfuscated[0].numpy())
-    assert client_command.DEFAULT_SEED == SEED
+    assert client_command.EVALUATION_SEED == SEED
 
 
 def test_another_seed_draws_other_cells(folder: Path, tmp_path: Path) -> None:

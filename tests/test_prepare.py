@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -19,15 +19,6 @@ from torchkit.data.prepare.command import COMMANDS, main, parse_arguments
 from torchkit.data.prepare.pairs import prepare_pairs
 from torchkit.data.prepare.parallel import parallel_map
 from torchkit.data.validation_set import load_validation_set
-
-
-@pytest.fixture(autouse=True)
-def _no_opencv_threads() -> Iterator[None]:
-    """None stay behind: a data-loader's worker that is forked beside them hangs."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    yield
-    cv2.setNumThreads(threads)
 
 
 @pytest.fixture

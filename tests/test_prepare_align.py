@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torchkit.data.align import TEMPLATE_PX, align_face, fit_similarity
-
-
-@pytest.fixture(autouse=True)
-def _no_opencv_threads() -> Iterator[None]:
-    """None stay behind: a data-loader's worker that is forked beside them hangs."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    yield
-    cv2.setNumThreads(threads)
 
 
 def similarity(angle_rad: float, scale: float, shift: tuple[float, float]) -> np.ndarray:

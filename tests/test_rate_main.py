@@ -19,6 +19,7 @@ from torchkit.client.encoder import Encoder
 from torchkit.data.validation_set import load_validation_set, write_validation_set
 from torchkit.server import load_recogniser
 from torchkit.system import ProFaceC, ServerReference, save_client_file
+from torchkit.trained import load_system
 from torchkit.util.cli import run_command
 from torchkit.util.pixels import to_batch
 from validation import rate_main
@@ -65,7 +66,7 @@ def test_points_are_what_validation_and_the_payload_say(home: Path, monkeypatch:
         ("published layout", [32] * 4, None), (after, [4] * 4, 0.0), (after, [4] * 4, 0.75), (after, [1] * 4, 0.0),
         ("trained", [8, 4, 2, 1], None), ("trained, not quantised", [8, 4, 2, 1], None),
     ]  # fmt: skip
-    system = rate_main.load_system(rate_main.Settings(backbone_resume=home / "quantised.pth"))
+    system = load_system(home / "quantised.pth")
     data = load_validation_set(home / "sets", "eight")
     embeddings = embed(system, data, ("hybrid",), CPU, 64, 0, rate_main.Settings.seed)
     expected = verify(embeddings[Condition("compensated", "hybrid")], data.same)

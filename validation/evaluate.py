@@ -15,10 +15,9 @@ from tqdm import tqdm
 from torchkit.backbone import NUM_TAPS
 from torchkit.data.training_set import as_received, make_loader
 from torchkit.data.validation_set import ValidationSet
-from torchkit.obfuscation import obfuscate
+from torchkit.obfuscation import evaluation_picture
 from torchkit.system import ProFaceC
 from torchkit.util.device import autocast
-from torchkit.util.seeding import content_stream
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,6 @@ class ObfuscatedPictures(Dataset[tuple[Tensor, Tensor]]):
             for kind in self.obfuscations
         ]
         return torch.from_numpy(clear), torch.from_numpy(np.stack(obfuscated))
-
-
-def evaluation_picture(picture: np.ndarray, kind: str, seed: int) -> np.ndarray:
-    """A picture (112, 112, 3) uint8 RGB obfuscated as in validation: evaluation settings, cells by seed and content."""
-    return obfuscate(picture, kind, content_stream(picture, seed, kind))
 
 
 @torch.inference_mode()

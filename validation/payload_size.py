@@ -8,8 +8,8 @@ import numpy as np
 
 from torchkit.client.encoder import Encoder
 from torchkit.data.validation_set import ValidationSet
+from torchkit.obfuscation import evaluation_picture
 from torchkit.payload import encode, sizes
-from validation.evaluate import evaluation_picture
 
 PICTURES = 128
 """Pictures of a set that are encoded; sizes differ little between pictures."""

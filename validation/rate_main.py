@@ -35,18 +35,17 @@ from torchkit.client.encoder import Encoder
 from torchkit.client.quantise import BITS
 from torchkit.data.training_set import as_received
 from torchkit.data.validation_set import ValidationSet, load_validation_set
-from torchkit.obfuscation import KINDS
+from torchkit.obfuscation import KINDS, evaluation_picture
 from torchkit.payload import Picture
 from torchkit.system import ProFaceC
+from torchkit.trained import load_system
 from torchkit.util.cli import run_command
 from torchkit.util.device import amp_dtype, autocast, keep_freed_memory, pick_device
 from torchkit.util.files import atomic_write_text
 from torchkit.util.provenance import provenance
 from validation.chart import new_figure, save_png, styled
 from validation.config import ROOT, Settings
-from validation.evaluate import evaluation_picture
 from validation.payload_size import PayloadSize, measure_payload
-from validation.val_main import load_system
 from validation.verification import verify
 
 CALIBRATION_PICTURES = 64
@@ -195,7 +194,7 @@ def evaluate_client(file: Path, arguments: argparse.Namespace, data: ValidationS
     """All points of one client file; with `first` also those without features."""
     device = pick_device(arguments.device)
     bench = Bench(device, amp_dtype(arguments.amp, device), arguments.batch_size)
-    system = load_system(Settings(backbone_resume=file)).to(device).to(memory_format=torch.channels_last)
+    system = load_system(file).to(device).to(memory_format=torch.channels_last)
     faces = prepare_faces(data, arguments.obfuscation, arguments.seed, system.client.settings.picture_quality)
     points = picture_points(system, faces, bench) if first else []
     trained = client_point(system, system.client, "trained", file, None, faces, bench)

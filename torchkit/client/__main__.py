@@ -21,15 +21,13 @@ from torchkit.client.encoder import Encoder, fingerprint
 from torchkit.client.onnx import INPUT, OUTPUTS, export_onnx
 from torchkit.data.convert import add_batch_arguments, convert_files, find_conversions
 from torchkit.data.pictures import EXTENSIONS, read_face
-from torchkit.obfuscation import KINDS, obfuscate
+from torchkit.obfuscation import EVALUATION_SEED, KINDS, evaluation_picture
 from torchkit.payload import encode
 from torchkit.system import load_client_file, restore_client, save_phone_file
 from torchkit.util.cli import run_command
 from torchkit.util.device import pick_device
-from torchkit.util.seeding import content_stream
 
 SUFFIX = ".pfc"
-DEFAULT_SEED = 1234  # validation/config.py's
 
 ENCODE = """Aligned 112x112 faces -> messages, of the format in docs/payload.md.
 
@@ -73,7 +71,9 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     one.add_argument("-m", "--model", type=Path, required=True, metavar="FILE", help="client file")
     one.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="message, or folder of messages")
     one.add_argument("--obfuscation", choices=KINDS, default="hybrid", help="kind of obfuscation (hybrid)")
-    one.add_argument("--seed", type=int, default=DEFAULT_SEED, metavar="N", help=f"of the hybrid ({DEFAULT_SEED})")
+    one.add_argument(
+        "--seed", type=int, default=EVALUATION_SEED, metavar="N", help=f"of the hybrid ({EVALUATION_SEED})"
+    )
     add_batch_arguments(one)
     one.set_defaults(run=run_encode)
 
@@ -100,7 +100,7 @@ def run_encode(arguments: argparse.Namespace) -> None:
     kind, seed = arguments.obfuscation, arguments.seed
 
     def messages(pictures: list[np.ndarray]) -> list[bytes]:
-        obfuscated = [obfuscate(picture, kind, content_stream(picture, seed, kind)) for picture in pictures]
+        obfuscated = [evaluation_picture(picture, kind, seed) for picture in pictures]
         return [encode(payload) for payload in encoder(pictures, obfuscated)]
 
     done = convert_files(conversions, _read_picture, messages, arguments.batch_size, arguments.overwrite)

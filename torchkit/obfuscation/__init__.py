@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from torchkit.obfuscation.functional import Layer, gaussian, hybrid, median, pixelate
+from torchkit.util.seeding import content_stream
 
 KINDS = ("gaussian", "median", "pixelate", "hybrid")
 
@@ -31,6 +32,8 @@ class Strength:
 
 
 EVALUATION = Strength()
+EVALUATION_SEED = 1234
+"""Default seed of the hybrid's cells, in validation and for messages alike."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ def obfuscate(image: np.ndarray, kind: str, rng: np.random.Generator, strength: 
     raise ValueError(f"unknown obfuscation {kind!r}; known: {', '.join(KINDS)}")
 
 
+def evaluation_picture(picture: np.ndarray, kind: str, seed: int) -> np.ndarray:
+    """A picture (112, 112, 3) uint8 RGB obfuscated as in validation: evaluation settings, cells by seed and content."""
+    return obfuscate(picture, kind, content_stream(picture, seed, kind))
+
+
 def assign_cells(grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """(rows, columns) of names: a random third each median and Gaussian (rounded down), the rest pixelate."""
     cells = grid[0] * grid[1]
@@ -103,4 +111,6 @@ def assign_cells(grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(names).reshape(grid)
 
 
-__all__ = ["EVALUATION", "KINDS", "Sampler", "Strength", "assign_cells", "obfuscate"]
+__all__ = [
+    "EVALUATION", "EVALUATION_SEED", "KINDS", "Sampler", "Strength", "assign_cells", "evaluation_picture", "obfuscate",
+]  # fmt: skip
