@@ -1,15 +1,17 @@
-"""Margin heads against their formulas, at known angles between an embedding and its class."""
+"""Heads with a fixed margin against their formulas at known angles, and what all heads have in common."""
 
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from torchkit.head import HEADS, ArcFace, CosFace, MarginHead
+from torchkit.config import Config, HeadConfig
+from torchkit.head import CIFP, HEADS, AdaFace, ArcFace, CosFace, CurricularFace, MarginHead, NormFace, PartialFC
 
 DEGREES = [0, 10, 30, 60, 90, 120, 150, 170, 180]
 SCALE, MARGIN = 64.0, 0.5
@@ -40,11 +42,16 @@ def cosface(theta: float, scale: float = SCALE, margin: float = MARGIN) -> float
     return scale * (math.cos(theta) - margin)
 
 
-FORMULAS = {ArcFace: arcface, CosFace: cosface}
-BOTH = pytest.mark.parametrize("kind", [ArcFace, CosFace])
+def normface(theta: float, scale: float = SCALE, margin: float = MARGIN) -> float:
+    return scale * math.cos(theta)
 
 
-@BOTH
+FORMULAS = {ArcFace: arcface, CosFace: cosface, NormFace: normface}
+FIXED = pytest.mark.parametrize("kind", [ArcFace, CosFace, NormFace])
+ALL = pytest.mark.parametrize("kind", HEADS.values(), ids=HEADS)
+
+
+@FIXED
 @pytest.mark.parametrize("length", [1.0, 0.3, 20.0])
 def test_logit_of_the_true_class(kind: type[MarginHead], length: float) -> None:
     angles = np.radians(DEGREES)
@@ -53,14 +60,14 @@ def test_logit_of_the_true_class(kind: type[MarginHead], length: float) -> None:
     np.testing.assert_allclose(logits[:, 0].detach().numpy(), expected, rtol=0, atol=1e-3)
 
 
-@BOTH
+@FIXED
 def test_logits_of_other_classes_are_the_scaled_cosine(kind: type[MarginHead]) -> None:
     angles = np.radians(DEGREES)
     logits = in_the_plane(kind)(embeddings_at(angles), torch.zeros(len(DEGREES), dtype=torch.int64))
     np.testing.assert_allclose(logits[:, 1].detach().numpy(), SCALE * np.sin(angles), rtol=0, atol=1e-4)
 
 
-@BOTH
+@FIXED
 def test_each_row_has_its_own_true_class(kind: type[MarginHead]) -> None:
     theta = math.radians(50)
     logits = in_the_plane(kind)(embeddings_at(np.array([theta, theta])), torch.tensor([0, 1]))
@@ -83,7 +90,7 @@ def test_arcface_goes_on_falling_beyond_pi_minus_the_margin(margin: float) -> No
     assert (expected < SCALE * np.cos(angles + margin)).all()
 
 
-@BOTH
+@FIXED
 @pytest.mark.parametrize("margin", [0.0, 0.35, 0.5, 1.0])
 def test_logit_falls_from_0_to_pi(kind: type[MarginHead], margin: float) -> None:
     angles = np.linspace(0, math.pi, 181)
@@ -92,7 +99,7 @@ def test_logit_falls_from_0_to_pi(kind: type[MarginHead], margin: float) -> None
     assert (np.diff(logits) < 0).all()
 
 
-@BOTH
+@FIXED
 def test_margin_0_is_the_scaled_cosine(kind: type[MarginHead]) -> None:
     embeddings, labels = torch.randn(6, 8), torch.tensor([0, 1, 2, 3, 4, 0])
     head = kind(8, 5, scale=30.0, margin=0.0)
@@ -102,24 +109,25 @@ def test_margin_0_is_the_scaled_cosine(kind: type[MarginHead]) -> None:
     np.testing.assert_allclose(head(embeddings, labels).detach().numpy(), 30.0 * a @ b.T, rtol=0, atol=1e-4)
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("degrees", [0, 1e-3, 90, 179.999, 180])
 def test_gradient_is_finite(kind: type[MarginHead], degrees: float) -> None:
     head = in_the_plane(kind)
-    embeddings = embeddings_at(np.radians([degrees])).requires_grad_()
-    torch.nn.functional.cross_entropy(head(embeddings, torch.tensor([0])), torch.tensor([0])).backward()
+    embeddings = embeddings_at(np.radians([degrees, 45])).requires_grad_()
+    labels = torch.tensor([0, 1])
+    torch.nn.functional.cross_entropy(head(embeddings, labels), head.columns(labels)).backward()
     for gradient in (embeddings.grad, head.weight.grad):
-        assert gradient is not None and torch.isfinite(gradient).all()
+        assert gradient is not None and torch.isfinite(gradient).all() and gradient.norm() > 0
 
 
-@BOTH
+@FIXED
 def test_gradient_is_finite_where_the_cosine_is_exactly_1(kind: type[MarginHead]) -> None:
     cosine = torch.tensor([[1.0], [-1.0], [1 - 6e-8]], requires_grad=True)
     in_the_plane(kind).with_margin(cosine).sum().backward()
     assert cosine.grad is not None and torch.isfinite(cosine.grad).all()
 
 
-@BOTH
+@ALL
 def test_cosines_stay_within_their_range(kind: type[MarginHead]) -> None:
     """Rounding takes the product of two unit vectors beyond 1."""
     head = kind(512, 200, SCALE, MARGIN)
@@ -128,7 +136,7 @@ def test_cosines_stay_within_their_range(kind: type[MarginHead]) -> None:
     assert head.cosines(-head.weight.detach()).min() == -1
 
 
-@BOTH
+@FIXED
 @pytest.mark.parametrize("degrees", [20, 60, 100, 140, 165])
 def test_gradient_is_the_slope_of_the_formula(kind: type[MarginHead], degrees: float) -> None:
     theta, step = math.radians(degrees), 1e-5
@@ -140,9 +148,9 @@ def test_gradient_is_the_slope_of_the_formula(kind: type[MarginHead], degrees: f
     assert float(embedding.grad[0] @ tangent) == pytest.approx(slope, rel=1e-3)
 
 
-@BOTH
+@ALL
 def test_logits_are_float32_under_autocast(kind: type[MarginHead]) -> None:
-    head, embeddings = kind(16, 10, SCALE, MARGIN), torch.randn(4, 16)
+    head, embeddings = kind(16, 10, SCALE, MARGIN).eval(), torch.randn(4, 16)
     labels = torch.arange(4)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = head(embeddings, labels)
@@ -151,5 +159,30 @@ def test_logits_are_float32_under_autocast(kind: type[MarginHead]) -> None:
     assert head(embeddings.bfloat16(), labels).dtype == torch.float32
 
 
+@ALL
+def test_a_few_steps_reduce_the_loss(kind: type[MarginHead]) -> None:
+    """Embeddings and centres both move, as they do in training."""
+    head = kind(8, 20, 16.0, 0.3)
+    embeddings = (20 * torch.nn.functional.normalize(torch.randn(12, 8))).requires_grad_()
+    labels = torch.arange(20)[torch.randint(20, (12,))]
+    losses = []
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(head(embeddings, labels), head.columns(labels))
+        gradients = torch.autograd.grad(loss, [head.weight, embeddings])
+        head.weight.data -= 0.01 * gradients[0]
+        embeddings.data -= 10 * gradients[1]
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_the_configuration_knows_every_head() -> None:
+    assert get_args(Config.model_fields["HEAD_NAME"].annotation) == tuple(HEADS)
+    for rate in (0, 1.5):
+        with pytest.raises(ValueError, match="SAMPLE_RATE"):
+            HeadConfig(SAMPLE_RATE=rate)
+    assert HeadConfig(SAMPLE_RATE=1).SAMPLE_RATE == 1 and HeadConfig().SAMPLE_RATE is None
+
+
 def test_heads_by_name() -> None:
-    assert {"ArcFace": ArcFace, "CosFace": CosFace} == HEADS
+    kinds = [ArcFace, CosFace, NormFace, CurricularFace, AdaFace, PartialFC, CIFP]
+    assert {kind.__name__: kind for kind in kinds} == HEADS

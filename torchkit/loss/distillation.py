@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchkit.util.distributed import reduce_sum, world_size
+
 
 def cosine_distance(embeddings: Tensor, targets: Tensor) -> Tensor:
     """Mean of 1 - cos over the batch, 0..2.
@@ -29,12 +31,23 @@ def map_error(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """Relative squared error of the server's maps against those of the clear picture, averaged over the taps.
 
     mean_i  ||m_i - t_i||^2 / ||t_i - mean(t_i)||^2 : 0 is exact, 1 as bad as a constant. An embedding constrains a
-    map by one vector a picture; a map constrains the client at every place, so that few pictures teach it much.
+    map by one vector a picture; a map constrains the client at every place, so that few pictures teach it much. The
+    variance is that of all processes' targets: the mean over the processes is then the error of the whole batch.
 
     Shape: (B, C_i, H_i, W_i) a tap, twice -> ().
     """
-    errors = [F.mse_loss(m.float(), t.float()) / t.float().var() for m, t in zip(maps, targets, strict=True)]
+    errors = [F.mse_loss(m.float(), t.float()) / _variance(t.float()) for m, t in zip(maps, targets, strict=True)]
     return torch.stack(errors).mean()
+
+
+def _variance(values: Tensor) -> Tensor:
+    """Unbiased variance of all processes' values, of which each has as many, ()."""
+    processes = world_size()
+    if processes == 1:
+        return values.var()
+    mean = reduce_sum(values.mean()) / processes
+    count = values.numel() * processes
+    return reduce_sum((values - mean).square().sum()) / (count - 1)
 
 
 DISTILLATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine_distance, "mse": mean_squared_error}

@@ -1,0 +1,44 @@
+"""Softmax cross-entropy of a head's logits, also where the classes are shared among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchkit.util.distributed import reduce_max, reduce_sum
+
+SoftmaxLoss = Callable[[Tensor, Tensor], Tensor]
+"""Logits (B, C) and the column of the true class (B,), -1 where another process holds it -> mean over B, ()."""
+
+
+def sharded_cross_entropy(logits: Tensor, columns: Tensor) -> Tensor:
+    """Cross-entropy over the classes of all processes, each of which gives the logits of its own.
+
+    log sum_j exp(z_j) - z_y, with maximum and sum taken over all processes. Each gets the same loss, and its logits the
+    gradient that they have in the softmax over all classes (see torchkit.util.distributed on what counts once).
+
+    Shape: logits (B, C) of the whole batch for the C classes here, columns (B,) -> ().
+    """
+    largest = reduce_max(logits.amax(dim=1, keepdim=True))  # (B, 1), without gradient: it cancels out
+    total = reduce_sum((logits - largest).exp().sum(dim=1))
+    target = logits.gather(1, columns.clamp(min=0)[:, None]) - largest
+    return (total.log() - reduce_sum(torch.where(columns >= 0, target[:, 0], 0))).mean()
+
+
+def softmax_loss(name: str, shards: int) -> SoftmaxLoss:
+    """The loss LOSS_NAME for heads in that many shards; one shard needs nothing of other processes.
+
+    Raises:
+        ValueError: CrossEntropy for a sharded head.
+    """
+    if shards == 1:
+        return F.cross_entropy
+    if name == "CrossEntropy":
+        raise ValueError(
+            f"LOSS_NAME = CrossEntropy with the classes shared among {shards} processes (DIST_FC): it sees one part of "
+            "them; take DistCrossEntropy, or set DIST_FC: false"
+        )
+    return sharded_cross_entropy
