@@ -15,17 +15,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def fold_batch_norms(network: nn.Module) -> None:
     """Fold in place, for inference only: folded batch norms become identities.
 
-    Two neighbours fold where one module runs its children in order: in every `nn.Sequential`, and in modules that
-    say so with `runs_in_order = True`.
+    Two neighbours fold where one module runs its children in order: in every plain `nn.Sequential`, and in modules
+    that say so with `runs_in_order = True`. What derives from these may do more than they do, and is left alone.
     """
     for parent in list(network.modules()):
-        if isinstance(parent, nn.Sequential) or getattr(parent, "runs_in_order", False):
+        if type(parent) is nn.Sequential or getattr(parent, "runs_in_order", False):
             _fold_children(parent)
 
 
 def _fold_children(parent: nn.Module) -> None:
     for name, following in pairwise(list(parent._modules)):
         first, norm = parent._modules[name], parent._modules[following]
-        if isinstance(first, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        if type(first) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
             setattr(parent, name, fuse_conv_bn_eval(first, norm))
             setattr(parent, following, nn.Identity())

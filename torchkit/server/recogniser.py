@@ -9,48 +9,71 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkit.backbone import NUM_TAPS, canonical_name, get_model
+from torchkit.backbone import NUM_TAPS, TIMM_PREFIX, canonical_name, get_model
 from torchkit.backbone.dlib_resnet import read_dlib_weights
 from torchkit.server.fold import fold_batch_norms
-from torchkit.util.checkpoint import load_state, load_weights_file, state_dict_of
+from torchkit.server.recogniser_file import RecogniserWeights, read_recogniser_weights
+from torchkit.util.checkpoint import load_state
 from torchkit.util.pixels import CHANNEL_ORDERS, network_input
-
-
-def _read_torch_weights(path: Path) -> dict[str, Tensor]:
-    return state_dict_of(load_weights_file(path, "server checkpoint"), path)
 
 
 @dataclass(frozen=True)
 class RecogniserKind:
-    """How the published weights of a recogniser are read and what they expect."""
+    """How the weights of a recogniser are read and what they expect."""
 
     channel_order: str
-    """Colour order that the weights were trained with."""
+    """Colour order that the published weights were trained with."""
     source: str
     """Whose weights they are."""
-    read_weights: Callable[[Path], dict[str, Tensor]] = _read_torch_weights
+    read: Callable[[Path], RecogniserWeights] = read_recogniser_weights
+
+    def read_weights(self, path: Path) -> dict[str, Tensor]:
+        """The state dict alone."""
+        return self.read(path).state
+
+
+def _read_dlib(path: Path) -> RecogniserWeights:
+    return RecogniserWeights(read_dlib_weights(path))
+
+
+class _Kinds(dict[str, RecogniserKind]):
+    """By name; timm's networks, which are too many to list, are read like all others that were trained here."""
+
+    def __missing__(self, name: str) -> RecogniserKind:
+        if name.startswith(TIMM_PREFIX):
+            return RecogniserKind("rgb", "train.py")
+        raise KeyError(name)
 
 
 _ADAFACE = RecogniserKind("bgr", "AdaFace")
-RECOGNISERS: dict[str, RecogniserKind] = {
-    "ir_18": _ADAFACE,
-    "ir_34": _ADAFACE,
-    "ir_50": _ADAFACE,
-    "ir_101": _ADAFACE,
-    "ir_152": _ADAFACE,
-    "ir_200": _ADAFACE,
-    "ir_se_50": _ADAFACE,
-    "ir_se_101": _ADAFACE,
-    "mobilefacenet": RecogniserKind("bgr", "TFace"),
-    "dlib_resnet": RecogniserKind("rgb", "dlib", read_dlib_weights),
-}
+# arcface_torch's loader decodes to RGB, and its inference converts what OpenCV reads.
+_INSIGHTFACE = RecogniserKind("rgb", "InsightFace")
+RECOGNISERS: dict[str, RecogniserKind] = _Kinds(
+    {
+        "ir_18": _ADAFACE,
+        "ir_34": _ADAFACE,
+        "ir_50": _ADAFACE,
+        "ir_101": _ADAFACE,
+        "ir_152": _ADAFACE,
+        "ir_200": _ADAFACE,
+        "ir_se_50": _ADAFACE,
+        "ir_se_101": _ADAFACE,
+        "mobilefacenet": RecogniserKind("bgr", "TFace"),
+        "iresnet_18": _INSIGHTFACE,
+        "iresnet_34": _INSIGHTFACE,
+        "iresnet_50": _INSIGHTFACE,
+        "iresnet_100": _INSIGHTFACE,
+        "iresnet_200": _INSIGHTFACE,
+        "dlib_resnet": RecogniserKind("rgb", "dlib", _read_dlib),
+    }
+)
 
 
 class Recogniser(nn.Module):
     """A frozen face network that turns pictures into unit embeddings.
 
     Args:
-        name: a key of `RECOGNISERS`.
+        name: a key of `RECOGNISERS`, or "timm/NAME".
         channel_order: "rgb", "bgr", or "auto" for that of the published weights.
 
     Shape: (B, 3, 112, 112) uint8 RGB -> (B, D), unit length.
@@ -79,16 +102,21 @@ class Recogniser(nn.Module):
         return network_input(images, self.channel_order)
 
     def trace(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The maps (B, C_i, H_i, W_i) at the four taps, and the embedding (B, D), unit length."""
+        """The maps (B, C_i, H_i, W_i) at the four taps, and the embedding (B, D), not normalised."""
         maps = self.backbone.taps(self.prepare(images))
-        return maps, F.normalize(self.backbone.run_segment(NUM_TAPS, maps[-1]).float())
+        return maps, self.backbone.run_segment(NUM_TAPS, maps[-1]).float()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.trace(images)[1]
+        return F.normalize(self.trace(images)[1])
 
 
 def load_recogniser(name: str, checkpoint: Path, channel_order: str = "auto") -> Recogniser:
     """A recogniser with its weights.
+
+    Args:
+        name: a key of `RECOGNISERS`, or "timm/NAME".
+        checkpoint: its weights.
+        channel_order: "rgb", "bgr", or "auto" for what the file says, else that of the published weights.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -100,7 +128,14 @@ def load_recogniser(name: str, checkpoint: Path, channel_order: str = "auto") ->
             f"server checkpoint not found: {checkpoint}; model/README.md says where to get the weights of "
             f"{recogniser.name}, or give another with SERVER.CHECKPOINT (training) or --server-checkpoint (validation)"
         )
-    state = RECOGNISERS[recogniser.name].read_weights(checkpoint)
-    load_state(recogniser.backbone, state, f"server checkpoint {checkpoint} for {recogniser.name}")
+    weights = RECOGNISERS[recogniser.name].read(checkpoint)
+    if weights.network not in (None, recogniser.name):
+        raise ValueError(
+            f"server checkpoint {checkpoint} is of {weights.network}, but {recogniser.name} is asked for; "
+            f"set SERVER.NAME (training) or --server (validation) to {weights.network}"
+        )
+    load_state(recogniser.backbone, weights.state, f"server checkpoint {checkpoint} for {recogniser.name}")
+    if channel_order == "auto" and weights.channel_order is not None:
+        recogniser.channel_order = weights.channel_order
     fold_batch_norms(recogniser.backbone)
     return recogniser

@@ -1,0 +1,78 @@
+"""Weights of recognisers on disk: other people's PyTorch files, and this project's recogniser file.
+
+A recogniser file is what `ServerTask` exports: a state dict that also says of which network it is and in which colour
+order it was trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchkit import __version__
+from torchkit.util.checkpoint import load_weights_file, plain_state, save_weights_file, state_dict_of
+from torchkit.util.pixels import CHANNEL_ORDERS
+
+FORMAT = "proface-c recogniser"
+FORMAT_VERSION = 1
+# What arcface_torch calls the network's state in the checkpoints of a run.
+ARCFACE_TORCH_STATE = "state_dict_backbone"
+# What PyTorch puts before each name when it trains in several processes.
+PARALLEL_PREFIX = "module."
+
+
+@dataclass(frozen=True)
+class RecogniserWeights:
+    """What a file holds."""
+
+    state: dict[str, Tensor]
+    network: str | None = None
+    """Key of RECOGNISERS; None: the file does not say."""
+    channel_order: str | None = None
+    """Colour order that the weights were trained with; None: the file does not say."""
+
+
+def save_recogniser_file(path: Path, network: str, backbone: nn.Module, channel_order: str, trained_steps: int) -> None:
+    """Write a recogniser, whole or not at all; the same weights give the same bytes."""
+    contents = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "written_by": f"torchkit {__version__}",
+        "network": network,
+        "channel_order": channel_order,
+        "state_dict": plain_state(backbone),
+        "trained_steps": trained_steps,
+    }
+    save_weights_file(path, contents)
+
+
+def read_recogniser_weights(path: Path) -> RecogniserWeights:
+    """Read a recogniser file, a state dict, or one under `state_dict` (Lightning) or `state_dict_backbone`.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, damaged or something else.
+    """
+    contents = load_weights_file(path, "server checkpoint")
+    if isinstance(contents, dict) and contents.get("format") == FORMAT:
+        return _own_file(contents, path)
+    if isinstance(contents, dict) and ARCFACE_TORCH_STATE in contents:
+        contents = contents[ARCFACE_TORCH_STATE]
+    return RecogniserWeights(_without_prefix(state_dict_of(contents, path)))
+
+
+def _own_file(contents: dict[str, Any], path: Path) -> RecogniserWeights:
+    if contents.get("version") != FORMAT_VERSION:
+        raise ValueError(f"{path} has version {contents.get('version')}; this program reads version {FORMAT_VERSION}")
+    network, order = contents.get("network"), contents.get("channel_order")
+    if not isinstance(network, str) or order not in CHANNEL_ORDERS:
+        raise ValueError(f"{path} is a recogniser file, but damaged: network {network!r}, channel order {order!r}")
+    return RecogniserWeights(state_dict_of(contents, path), network, order)
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not all(str(key).startswith(PARALLEL_PREFIX) for key in state):
+        return state
+    return {key.removeprefix(PARALLEL_PREFIX): tensor for key, tensor in state.items()}

@@ -1,0 +1,135 @@
+"""Training of a recogniser on clear pictures, for those who have no pre-trained one: it can be a server afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchkit.backbone import get_model
+from torchkit.config import Config
+from torchkit.data.index import Index, read_index
+from torchkit.data.recognition_set import ClearSample, RecognitionSet
+from torchkit.data.sampler import BranchBatchSampler
+from torchkit.data.training_set import make_loader
+from torchkit.head import load_full_state
+from torchkit.server import RECOGNISERS
+from torchkit.server.recogniser_file import save_recogniser_file
+from torchkit.task.base import BaseTask
+from torchkit.task.checkpoints import load_training_checkpoint
+from torchkit.task.margin import make_heads, margin_loss
+from torchkit.util.checkpoint import load_state
+from torchkit.util.distributed import rank, world_size
+from torchkit.util.pixels import network_input
+
+logger = logging.getLogger("torchkit")
+
+CLIENT_KEYS = ("CLIENT", "COMPENSATION", "OBFUSCATION", "SHUFFLE", "QUANTIZE", "PRUNE", "DISTILLATION", "TEACHER_CACHE")
+"""What is said about a client or its training, and means nothing here."""
+
+
+class ServerTask(BaseTask):
+    """Minimises  sum_b weight_b * softmax_b(head_b(e)), e being the network's embedding of the clear picture.
+
+    BACKBONE_NAME is the network, SERVER.CHANNEL_ORDER the colours it is fed; b runs over DATASETS.
+    """
+
+    def build(self) -> None:
+        config = self.config
+        indices = [read_index(config.INDEX_ROOT, config.DATA_ROOT, data.name) for data in config.DATASETS]
+        self.backbone = get_model(config.BACKBONE_NAME).to(self.device).to(memory_format=torch.channels_last)
+        _check_embedding_size(config, self.backbone.embedding_size)
+        order = config.SERVER.CHANNEL_ORDER
+        self.channel_order = RECOGNISERS[config.BACKBONE_NAME].channel_order if order == "auto" else order
+        self.network = torch.compile(self.backbone) if config.COMPILE else self.backbone
+        self.heads = make_heads(config, self.backbone.embedding_size, [index.num_classes for index in indices])
+        self.heads.to(self.device)
+        self._start_from_weights()
+        self._build_loader(indices)
+        self._describe(indices)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        return {"backbone": self.backbone, "heads": self.heads}
+
+    def batches(self, epoch: int, first: int) -> Iterable[ClearSample]:
+        self.batch_sampler.start_at(epoch, first)
+        return self.loader
+
+    def losses(self, batch: ClearSample) -> dict[str, Tensor]:
+        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        embeddings = self.network(network_input(images, self.channel_order))  # (B, D), of any length
+        return {"loss": margin_loss(self.config, self.heads, embeddings, labels)}
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, 112, 112) uint8 RGB -> (B, D), unit length, as the exported recogniser will."""
+        self.backbone.eval()
+        return F.normalize(self.backbone(network_input(images, self.channel_order)).float())
+
+    def export(self, epoch: int | None) -> None:
+        self.save_server("server.pth" if epoch is None else f"server_epoch_{epoch:03d}.pth")
+        if epoch is None:
+            name, path = self.config.BACKBONE_NAME, self.config.MODEL_ROOT / "server.pth"
+            logger.info("as the server of a client: python train.py SERVER.NAME=%s SERVER.CHECKPOINT=%s", name, path)
+            logger.info("its accuracy: python validation/server_main.py --server %s --server-checkpoint %s", name, path)
+
+    def save_server(self, name: str) -> None:
+        """Write the recogniser as it is now to MODEL_ROOT/name."""
+        path = self.config.MODEL_ROOT / name
+        save_recogniser_file(path, self.config.BACKBONE_NAME, self.backbone, self.channel_order, self.step)
+        logger.info("recogniser after %d steps: %s", self.step, path)
+
+    def _build_loader(self, indices: list[Index]) -> None:
+        config = self.config
+        sizes = [data.batch_size for data in config.DATASETS]
+        lengths = [len(index) for index in indices]
+        self.batch_sampler = BranchBatchSampler(lengths, sizes, config.SEED, rank(), world_size())
+        self.batches_per_epoch = len(self.batch_sampler)
+        self.images_per_batch = sum(sizes)
+        if self.batches_per_epoch < config.ACCUMULATE:
+            raise ValueError(
+                f"ACCUMULATE = {config.ACCUMULATE}, but an epoch has {self.batches_per_epoch} batches; take fewer, or "
+                "smaller batches"
+            )
+        self.loader = make_loader(
+            RecognitionSet(indices, config.SEED),
+            config.NUM_WORKERS,
+            self.device,
+            batch_sampler=self.batch_sampler,
+            persistent_workers=config.NUM_WORKERS > 0,
+        )
+
+    def _start_from_weights(self) -> None:
+        config = self.config
+        if config.BACKBONE_RESUME is not None:
+            weights = RECOGNISERS[config.BACKBONE_NAME].read_weights(config.BACKBONE_RESUME)
+            load_state(self.backbone, weights, f"BACKBONE_RESUME = {config.BACKBONE_RESUME}")
+        if config.HEAD_RESUME is not None:
+            heads = load_training_checkpoint(config.HEAD_RESUME)["modules"]["heads"]
+            load_full_state(self.heads, heads, f"HEAD_RESUME = {config.HEAD_RESUME}")
+
+    def _describe(self, indices: list[Index]) -> None:
+        ignored = [
+            key for key in CLIENT_KEYS if getattr(self.config, key) != type(self.config).model_fields[key].default
+        ]
+        if ignored:
+            logger.warning("TASK: server makes no use of %s", ", ".join(ignored))
+        logger.info("device: %s", self.device)
+        for index in indices:
+            logger.info("data: %s, %s pictures, %s identities", index.file, f"{len(index):,}", f"{index.num_classes:,}")
+        parameters = sum(parameter.numel() for parameter in self.backbone.parameters())
+        logger.info(
+            "recogniser: %s, %s parameters, %s", self.config.BACKBONE_NAME, f"{parameters:,}", self.channel_order
+        )
+        logger.info("%s steps an epoch, %d pictures a step", f"{self.steps_per_epoch:,}", self.images_per_step)
+
+
+def _check_embedding_size(config: Config, size: int) -> None:
+    if config.EMBEDDING_SIZE not in (None, size):
+        raise ValueError(
+            f"EMBEDDING_SIZE = {config.EMBEDDING_SIZE}, but a server called {config.BACKBONE_NAME} has embeddings of "
+            f"{size}; set that, or leave the key out"
+        )
