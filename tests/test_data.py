@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from torchkit.data.index import Index, read_index
+from torchkit.data.pictures import read_face
 from torchkit.data.sampler import BranchBatchSampler
 from torchkit.data.training_set import SampleKey, TrainingSet, make_loader
 from torchkit.obfuscation import Sampler
 from torchkit.util.cli import message_of
-from torchkit.util.pixels import decode_image, read_image
+from torchkit.util.pixels import decode_image
 
 # Index files
 
@@ -32,16 +34,16 @@ def index_of(folder: Path, text: str) -> Index:
 
 def test_index_gives_paths_and_labels(tmp_path: Path) -> None:
     index = index_of(tmp_path, "a/0.jpg 0\na/with blank.jpg 0\nb/0.png 1\n")
-    assert index.paths == ["a/0.jpg", "a/with blank.jpg", "b/0.png"]
+    assert list(index.paths) == ["a/0.jpg", "a/with blank.jpg", "b/0.png"]
     assert index.labels.dtype == np.int64 and index.labels.tolist() == [0, 0, 1]
     assert len(index) == 3 and index.num_classes == 2
     assert index.describe(1) == f"{tmp_path / 'train.txt'}, line 2: {tmp_path / 'a/with blank.jpg'}"
 
 
-@pytest.mark.parametrize("text", ["b 1\na 0\n", "b 1\r\na 0\r\n", "b 1\na 0", "b 1 \na 0\n\n\n"])
-def test_line_ends_and_order_of_labels_do_not_matter(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["b 1\na 0\n", "b\t1\na\t0\n", "b 1\r\na 0\r\n", "b 1\na 0", "b 1 \na 0\n\n\n"])
+def test_separator_line_ends_and_order_of_labels_do_not_matter(tmp_path: Path, text: str) -> None:
     index = index_of(tmp_path, text)
-    assert index.paths == ["b", "a"] and index.labels.tolist() == [1, 0]
+    assert list(index.paths) == ["b", "a"] and index.labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,8 @@ def test_line_ends_and_order_of_labels_do_not_matter(tmp_path: Path, text: str) 
         ("a 0\nb 1.0\n", 2),
         ("a 0\n\nb 1\n", 2),
         (" 0\n", 1),
-        ("a\t0\n", 1),
+        ("a\t1\t0\n", 1),
+        ("a 0\nb\tc 1\n", 2),
         ("a 0\nb \u00b2\n", 2),
         ("a 0\nb 99999999999999999999\n", 2),
     ],
@@ -99,14 +102,14 @@ def test_colours_arrive_as_rgb(tmp_path: Path) -> None:
     red = np.zeros((112, 112, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes blue, green, red
     cv2.imwrite(str(tmp_path / "red.png"), red)
-    found = read_image(tmp_path / "red.png", "red")
+    found = read_face(tmp_path / "red.png", "red")
     assert found.shape == (112, 112, 3) and found.dtype == np.uint8
     assert (found == [255, 0, 0]).all()
 
 
 def test_grey_pictures_get_three_channels(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((112, 112), 77, np.uint8))
-    assert (read_image(tmp_path / "grey.png", "grey") == 77).all()
+    assert (read_face(tmp_path / "grey.png", "grey") == 77).all()
 
 
 def encoded(image: np.ndarray) -> bytes:
@@ -283,6 +286,10 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def tear(path: Path) -> None:
+    os.truncate(path, 1500)
+
+
 def resize(path: Path) -> None:
     cv2.imwrite(str(path), np.zeros((96, 112, 3), np.uint8))
 
@@ -292,7 +299,8 @@ def resize(path: Path) -> None:
     ("damage", "reason"),
     [
         (delete, "cannot be read: No such file"),
-        (empty, "cannot be decoded as a picture"),
+        (empty, "is empty: 0 bytes"),
+        (tear, "is cut off after 1500 bytes"),
         (resize, "is 112x96, expected an aligned 112x112 face"),
     ],
 )

@@ -319,7 +319,7 @@ def test_index(tmp_path: Path, case: str) -> None:
 
 def test_index_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_bytes("\ufeffa 0\r\nb 1\r\n".encode())
-    assert read_index(tmp_path, tmp_path, "train").paths == ["a", "b"]
+    assert list(read_index(tmp_path, tmp_path, "train").paths) == ["a", "b"]
 
 
 # Tables

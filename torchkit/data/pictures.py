@@ -17,28 +17,30 @@ JPEG_OPTIONS = (
 )  # fmt: skip
 
 
-def read_whole(path: Path, name: str) -> bytes:
-    """The bytes of a picture file whose end is there.
-
-    OpenCV fills what is missing of a torn JPEG with grey, in some versions without an error.
-
-    Args:
-        path: the file.
-        name: how messages call it.
+def read_bytes(path: Path, name: str) -> bytes:
+    """The bytes of a picture file; `name` is how messages call it.
 
     Raises:
         FileNotFoundError: it cannot be read.
-        ValueError: it is empty or cut off.
     """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise FileNotFoundError(f"{name} cannot be read: {error.strerror}: {path}") from None
+
+
+def check_whole(data: bytes, name: str) -> None:
+    """Make sure that the end of an encoded picture is there.
+
+    OpenCV fills what is missing of a torn JPEG with grey, in some versions without an error.
+
+    Raises:
+        ValueError: it is empty or cut off; the message begins with `name`.
+    """
     if not data:
         raise ValueError(f"{name} is empty: 0 bytes; copy it again or take it out of the list")
     if is_cut_off(data):
         raise ValueError(f"{name} is cut off after {len(data)} bytes; copy it again or take it out of the list")
-    return data
 
 
 def is_cut_off(data: bytes) -> bool:
@@ -54,7 +56,9 @@ def read_picture(path: Path, name: str) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: it cannot be read or decoded; the message begins with `name`.
     """
-    image = decode_rgb(read_whole(path, name))
+    data = read_bytes(path, name)
+    check_whole(data, name)
+    image = decode_rgb(data)
     if image is None:
         raise ValueError(f"{name} cannot be decoded as a picture; replace it or take it out of the list")
     return image
@@ -66,7 +70,17 @@ def read_face(path: Path, name: str) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: it cannot be read or decoded, or is not 112x112; the message begins with `name`.
     """
-    return decode_image(read_whole(path, name), name)
+    return decode_face(read_bytes(path, name), name)
+
+
+def decode_face(data: bytes, name: str) -> np.ndarray:
+    """An aligned face of its encoded picture, (112, 112, 3) uint8 RGB.
+
+    Raises:
+        ValueError: it is cut off, cannot be decoded, or is not 112x112; the message begins with `name`.
+    """
+    check_whole(data, name)
+    return decode_image(data, name)
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:

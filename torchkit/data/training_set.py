@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from torchkit.data.camera import Camera
 from torchkit.data.index import Index
 from torchkit.obfuscation import Sampler
 from torchkit.payload import Picture
-from torchkit.util.pixels import read_image
 from torchkit.util.seeding import stream
 
 DIGEST_BYTES = 16
@@ -29,7 +29,7 @@ class SampleKey(NamedTuple):
     draw: int
     """Which draw of the branch in this epoch; tells repetitions of a picture apart."""
     position: int
-    """Line of the index, from 0."""
+    """Of the picture in the index, from 0."""
 
 
 class Sample(NamedTuple):
@@ -56,17 +56,24 @@ class TrainingSet(Dataset[Sample]):
         sampler: draws the obfuscations.
         seed: of the run.
         quality: of the obfuscated picture as it is sent: None lossless, 0..100 lossy WebP.
+        camera: what happens to a picture before the client sees it; None: nothing.
     """
 
-    def __init__(self, branches: Sequence[Index], sampler: Sampler, seed: int, quality: int | None = None) -> None:
+    def __init__(
+        self, branches: Sequence[Index], sampler: Sampler, seed: int, quality: int | None = None,
+        camera: Camera | None = None,
+    ) -> None:  # fmt: skip
         self.branches, self.sampler, self.seed, self.quality = branches, sampler, seed, quality
+        self.camera = camera
 
     def __getitem__(self, key: SampleKey) -> Sample:
         index = self.branches[key.branch]
         rng = stream(self.seed, "sample", key.branch, key.epoch, key.draw)
-        image = read_image(index.root / index.paths[key.position], index.describe(key.position))
+        image = index.read(key.position)
         if rng.random() < 0.5:
             image = np.ascontiguousarray(image[:, ::-1])
+        if self.camera is not None:
+            image = self.camera(image, rng)
         obfuscated = as_received(self.sampler(image, rng), self.quality)
         digests = np.stack([picture_digest(image), picture_digest(image[:, ::-1])])
         label = torch.tensor(int(index.labels[key.position]))

@@ -6,7 +6,6 @@ Pictures are RGB uint8 everywhere else in the project.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -62,12 +61,3 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         height, width = image.shape[:2]
         raise ValueError(f"{name} is {width}x{height}, expected an aligned 112x112 face; see Data/README.md")
     return image
-
-
-def read_image(path: Path, name: str) -> np.ndarray:
-    """`decode_image` of a file; `name` is how messages call it."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileNotFoundError(f"{name} cannot be read: {error.strerror}: {path}") from error
-    return decode_image(data, name)

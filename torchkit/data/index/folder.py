@@ -1,0 +1,54 @@
+"""A folder for each person, without an index."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from torchkit.data.index.base import PictureIndex
+from torchkit.data.index.packed import StringPacker
+from torchkit.data.pictures import EXTENSIONS
+
+
+def read_identity_folders(root: Path) -> PictureIndex:
+    """The pictures in the folders under `root`; labels are those of the folders' names in order, pictures too.
+
+    Hidden files and folders, and files that are no pictures, do not count.
+
+    Raises:
+        ValueError: a person's folder without a picture.
+    """
+    packer, labels = StringPacker(), array("q")
+    for label, person in enumerate(find_people(root)):
+        pictures = sorted(_pictures(root / person))
+        if not pictures:
+            raise ValueError(
+                f"{root / person} holds no picture ({', '.join(EXTENSIONS)}), but would be a person: remove the "
+                "folder, or list the pictures in an index, see Data/README.md"
+            )
+        for picture in pictures:
+            packer.append(f"{person}/{picture}")
+            labels.append(label)
+    return PictureIndex(root, packer.pack(), np.frombuffer(labels, np.int64))
+
+
+def find_people(root: Path) -> list[str]:
+    """Names of the folders under `root`, in order; none if `root` is no folder."""
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Paths below `folder`, at any depth."""
+    found = []
+    for top, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(top).relative_to(folder)
+        names = [name for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+        found += [(inside / name).as_posix() for name in names]
+    return found
