@@ -169,7 +169,8 @@ def test_command_prints_and_writes_the_same_table(
     first = write_run(tmp_path / "a" / "validation", tiny_data(), seed=1)
     second = write_run(tmp_path / "b" / "validation", tiny_data(), ("clear",), seed=2)
     folders = [tmp_path / name / "validation" for name in "ab"]
-    code, shown, error = run(capsys, monkeypatch, *folders, "--out", tmp_path / "out")
+    monkeypatch.setattr(compare, "DEFAULT_OUT", tmp_path / "out")
+    code, shown, error = run(capsys, monkeypatch, *folders)
     assert (code, error) == (0, "")
     with (tmp_path / "out" / "compare.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))

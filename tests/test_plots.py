@@ -108,6 +108,35 @@ def test_det_shows_both_error_rates() -> None:
     np.testing.assert_allclose(lines_of(axes)["clear"], expected)
 
 
+def test_legends_fit_into_their_figures() -> None:
+    curves = {"clear": STEPS, "gaussian, obfuscated": CORNER, "gaussian, compensated": STEPS}
+    distances = dict.fromkeys(curves, np.array([0.5, 1.5]))
+    figures = [
+        accuracy_figure(ROWS),
+        roc_figure(curves, "lfw", 0.02),
+        det_figure(curves, "lfw", 0.02),
+        histogram_figure(distances, np.array([True, False]), dict.fromkeys(curves, 1.0), "lfw"),
+        overlay_figure({"clear": {"a first run": STEPS, "another run": CORNER}}, "lfw", 0.02),
+    ]
+    for figure in figures:
+        figure.canvas.draw()
+        legend = figure.legends[0].get_window_extent()
+        assert legend.x0 >= 0, figure
+        assert legend.x1 <= figure.bbox.width, figure
+
+
+def test_rates_that_are_not_measured_are_shaded() -> None:
+    """0.02 is what 1,500 impostor pairs measure: 30 false matches."""
+    overlay = {"clear": {"a": STEPS}}
+    for draw, curves in ((roc_figure, {"clear": STEPS}), (det_figure, {"clear": STEPS}), (overlay_figure, overlay)):
+        figure = draw(curves, "lfw", 0.02)
+        (shade,) = figure.axes[0].patches
+        assert (shade.get_x(), shade.get_x() + shade.get_width()) == pytest.approx((1e-3, 0.02))
+        assert legend_of(figure)[-1] == "< 30 false matches"
+        assert draw(curves, "lfw", 5.0).axes[0].patches[0].get_x() == pytest.approx(1e-3)  # to the end of the axis
+        assert not draw(curves, "lfw", 1e-4).axes[0].patches  # all of it is measured
+
+
 def test_thinned_curve_stays_where_it_was() -> None:
     rng = np.random.default_rng(0)
     fmr = np.sort(rng.integers(0, 3001, 20_000)) / 3000

@@ -111,7 +111,7 @@ def test_indices_follow_the_official_partition(root: Path) -> None:
                 number += 1
                 paths.append(f"{number:06d}.jpg")
                 labels.append(expected.index(identity))
-        assert index.paths == paths and index.labels.tolist() == labels
+        assert list(index.paths) == paths and index.labels.tolist() == labels
 
 
 def test_test_pairs_become_a_validation_set(root: Path) -> None:
@@ -215,6 +215,58 @@ def test_png_edition_is_found(root: Path) -> None:
     assert len(contents(root / "align_crop_112")) == TOTAL
 
 
+def kaggle(root: Path) -> None:
+    """Turn the project page's files into those of Kaggle's copy: one folder in another, lists with commas."""
+    (root / "Img/img_align_celeba").rename(root / "pictures")
+    (root / "img_align_celeba").mkdir()
+    (root / "pictures").rename(root / "img_align_celeba/img_align_celeba")
+    points = (root / "Anno/list_landmarks_align_celeba.txt").read_text().split("\n")[1:]
+    header = "image_id," + ",".join(points[0].split())
+    lines = [header, *(",".join(line.split()) for line in points[1:])]
+    (root / "list_landmarks_align_celeba.csv").write_text("\n".join(lines))
+    partition = (root / "Eval/list_eval_partition.txt").read_text().replace(" ", ",")
+    (root / "list_eval_partition.csv").write_text("image_id,partition\n" + partition)
+    shutil.move(root / "Anno/identity_CelebA.txt", root)
+    for folder in ("Anno", "Eval", "Img"):
+        shutil.rmtree(root / folder)
+
+
+def test_kaggles_copy_gives_the_same_files(root: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(root, tmp_path / "kaggle"))
+    kaggle(other)
+    prepare(root)
+    prepare(other)
+    assert len(contents(root / "align_crop_112")) == TOTAL
+    assert contents(other / "align_crop_112") == contents(root / "align_crop_112")
+    ours = {name: data for name, data in contents(root / "Anno").items() if name.startswith("celebA_")}
+    assert len(ours) == 4 and contents(other / "Anno") == ours
+
+
+def test_kaggles_copy_without_identities_says_what_is_missing(root: Path) -> None:
+    kaggle(root)
+    (root / "identity_CelebA.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"identity_CelebA\.txt .*see Data/README\.md"):
+        prepare(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("list_eval_partition.csv", "000003.jpg,0", "000003.jpg,7", r"csv, line 4: 000003\.jpg: partition 7"),
+        ("list_eval_partition.csv", "image_id,partition\n", "", "line 1: '000001.jpg,0': expected the names"),
+        ("list_landmarks_align_celeba.csv", "image_id,", "", "line 1: .*: expected the names of the columns: image_id"),
+        ("list_landmarks_align_celeba.csv", "nose_x,nose_y", "nose_y,nose_x", "line 1: .*expected the names"),
+        ("list_landmarks_align_celeba.csv", "000004.jpg,", "000004.jpg;", "line 5: .*x5 y5"),
+    ],
+)
+def test_kaggles_lists_are_checked(root: Path, name: str, old: str, new: str, message: str) -> None:
+    kaggle(root)
+    edit(name, old, new)(root)
+    with pytest.raises(ValueError, match=message):
+        prepare(root)
+    assert not (root / "align_crop_112").exists()
+
+
 def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         text = (root / name).read_text()
@@ -226,9 +278,12 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 ALIGNED_NAME = "Anno/list_landmarks_align_celeba.txt"
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no partition": (lambda root: (root / "Eval/list_eval_partition.txt").unlink(), "list_eval_partition.txt in"),
-    "no identities": (lambda root: (root / "Anno/identity_CelebA.txt").unlink(), "identity_CelebA.txt in"),
-    "no landmarks": (lambda root: (root / ALIGNED_NAME).unlink(), "list_landmarks_align_celeba.txt in"),
+    "no partition": (
+        lambda root: (root / "Eval/list_eval_partition.txt").unlink(),
+        "list_eval_partition.txt or list_eval_partition.csv in",
+    ),
+    "no identities": (lambda root: (root / "Anno/identity_CelebA.txt").unlink(), "identity_CelebA.txt or .*csv in"),
+    "no landmarks": (lambda root: (root / ALIGNED_NAME).unlink(), "list_landmarks_align_celeba.txt or .*csv in"),
     "no pictures": (lambda root: shutil.rmtree(root / "Img/img_align_celeba"), "looked for .*img_align_celeba"),
     "picture is missing": (
         lambda root: (root / "Img/img_align_celeba/000007.jpg").unlink(),

@@ -54,7 +54,8 @@ def test_folder_becomes_an_index(people: Path, tmp_path: Path, capsys: pytest.Ca
     (people / ".hidden").mkdir()
     prepare_folder(people, "mine", tmp_path / "index", tmp_path / "sets")
     index = read_index(tmp_path / "index", people, "mine")
-    assert index.paths == [f"person {person}/{number}.png" for person in range(PEOPLE) for number in range(PICTURES)]
+    paths = [f"person {person}/{number}.png" for person in range(PEOPLE) for number in range(PICTURES)]
+    assert list(index.paths) == paths
     assert index.labels.tolist() == np.repeat(np.arange(PEOPLE), PICTURES).tolist()
     assert "ignored: 5 files and folders" in capsys.readouterr().out
     assert not (tmp_path / "sets").exists()
@@ -351,7 +352,21 @@ def test_verify_on_the_command_line(index_file: Path, tmp_path: Path, capsys: py
     assert lines[-1].endswith(" notes") and not lines[-1].startswith("0 problems")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--index", "a.txt"], ["--root", "a"], ["--set", "s", "--root", "a"]])
-def test_verify_without_something_to_verify(arguments: list[str]) -> None:
-    with pytest.raises(ValueError, match="give --index FILE with --root DIR, or --set DIR/NAME, or all three"):
-        run_verify(*arguments)
+def test_set_may_be_given_by_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoded = [cv2.imencode(".png", face(seed))[1].tobytes() for seed in range(20)]
+    (tmp_path / "v1.2.bin").write_bytes(pickle.dumps((encoded, [True] * 10)))
+    (tmp_path / "folder.bin").mkdir()
+    for given in ("v1.2.bin", "v1.2"):
+        assert run_verify("--set", tmp_path / given) == 1
+        assert capsys.readouterr().out.startswith("wrong: v1.2: all pairs are of one person")
+    assert run_verify("--set", tmp_path / "folder.bin") == 1  # a folder's name is the set's
+    assert "folder.bin is neither a bcolz carray" in capsys.readouterr().out
+
+
+NOT_ENOUGH = ["", "--index a.txt", "--root a", "--set s --root a", "--index a.txt --root a --data b"]
+
+
+@pytest.mark.parametrize("arguments", NOT_ENOUGH)
+def test_verify_without_something_to_verify(arguments: str) -> None:
+    with pytest.raises(ValueError, match="give --index FILE with --root DIR, or --data DIR/NAME"):
+        run_verify(*arguments.split())

@@ -176,14 +176,17 @@ def test_rates_table_holds_every_row_in_per_cent() -> None:
 
 
 def test_notes_explain_what_the_tables_hold() -> None:
-    (recovery, about_intervals, about_payload, missing) = notes_on(ROWS)
+    (protocol, words, recovery, about_intervals, about_payload, missing) = notes_on(ROWS)
+    assert "LFW protocol" in protocol and "+/-" in protocol
+    for word in ("genuine", "impostor", "FMR", "FNMR", "FAR", "TAR", "ROC", "DET", "AUC", "EER"):
+        assert word in words
     assert recovery.startswith("recovery: ")
     assert "95 % interval" in about_intervals
     assert about_payload.startswith("payload bytes: ")
     assert f"lfw at 1e-3 ({REASON})" in missing
     assert missing.count(": lfw at") + missing.count("; lfw at") == 1  # said once, not for every row
     measured = replace(RATES, tar_at_far={"1e-1": 0.9}, tar_at_far_missing={})
-    assert len(notes_on([replace(ROWS[0], result=measured)])) == 1
+    assert notes_on([replace(ROWS[0], result=measured)]) == [protocol, words, recovery]
 
 
 def test_markdown_is_a_table_of_the_same_cells() -> None:

@@ -24,7 +24,8 @@ from validation.report import notes_on, per_cent, recovery, write_results
 from validation.report_html import Chart, Section, data_uri, flattened, write_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PHONE_PX = 390
+WIDTHS_PX = (390, 1280)
+"""A phone and a desk."""
 VOID_TAGS = {"meta", "img", "br", "link", "hr", "input"}
 NASTY = '<script>alert("1 & 2")</script>'
 
@@ -98,7 +99,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sets": ("a", "b"),
     }
     notes = [*notes_on(rows), NASTY]
-    chart = Chart(inline_svg(accuracy_figure(rows), "accuracy", "bars"), "a caption")
+    own = [row for row in rows if row.dataset == "lfw"]
+    chart = Chart(inline_svg(accuracy_figure(own), "accuracy", "bars"), "a caption")
     sections = [Section("lfw", [chart], [example(0), example(1)]), Section("cplfw", []), Section("calfw", [])]
     write_html(out, rows, sections, config, notes)
     write_results(out, rows, config, notes)
@@ -241,27 +243,30 @@ def test_configuration_is_shown_key_by_key(page: Element) -> None:
 
 
 MEASURE = """
-<!DOCTYPE html><body><iframe id="page" style="width:{width}px;height:800px;border:0" srcdoc="{page}"></iframe>
-<pre id="out">nothing</pre><script>
-const frame = document.getElementById("page");
-frame.onload = () => {{
-  const inner = frame.contentDocument, root = inner.documentElement;
-  document.getElementById("out").textContent = JSON.stringify({{
-    widths: [...inner.images].map(image => image.naturalWidth),
-    charts: [...inner.querySelectorAll("svg")].map(svg => svg.getBoundingClientRect().width),
-    scroll: root.scrollWidth, client: root.clientWidth,
-    requests: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
-  }});
+<!DOCTYPE html><body>{frames}<pre id="out">nothing</pre><script>
+window.onload = () => {{
+  document.getElementById("out").textContent = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {{
+    const inner = frame.contentDocument, root = inner.documentElement;
+    return {{
+      widths: [...inner.images].map(image => image.naturalWidth),
+      charts: [...inner.querySelectorAll("svg")].map(svg => svg.getBoundingClientRect().width),
+      texts: Math.min(...[...inner.querySelectorAll("svg text")].map(text => text.getBoundingClientRect().height)),
+      scroll: root.scrollWidth, client: root.clientWidth,
+      requests: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name),
+    }};
+  }}));
 }};
 </script></body>
 """
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_browser_shows_the_page_on_a_phone(text: str, tmp_path: Path) -> None:
+def test_browser_shows_the_page_on_a_phone_and_on_a_desk(text: str, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     escaped = text.replace("&", "&amp;").replace('"', "&quot;")
-    (tmp_path / "measure.html").write_text(MEASURE.format(width=PHONE_PX, page=escaped))
+    frame = '<iframe style="width:{width}px;height:800px;border:0" srcdoc="{page}"></iframe>'
+    frames = "".join(frame.format(width=width, page=escaped) for width in WIDTHS_PX)
+    (tmp_path / "measure.html").write_text(MEASURE.format(frames=frames))
     quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet,
@@ -271,10 +276,12 @@ def test_browser_shows_the_page_on_a_phone(text: str, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert ":CONSOLE" not in done.stderr, done.stderr  # errors, warnings and refusals of the policy
     (measured,) = [element.text for element in Tree(done.stdout).root.all("pre")]
-    found: dict[str, Any] = json.loads(measured)
-    assert len(found["widths"]) == 14
-    assert min(found["widths"]) == 112
-    assert min(found["charts"]) > 250
-    assert found["requests"] == []
-    assert found["client"] == PHONE_PX
-    assert found["scroll"] == PHONE_PX  # nothing reaches over the edge
+    shown: list[dict[str, Any]] = json.loads(measured)
+    assert [found["client"] for found in shown] == list(WIDTHS_PX)
+    for width, found in zip(WIDTHS_PX, shown, strict=True):
+        assert len(found["widths"]) == 14
+        assert min(found["widths"]) == 112
+        assert min(found["charts"]) > 250
+        assert found["texts"] > 8  # px, the smallest line of text in a chart
+        assert found["requests"] == []
+        assert found["scroll"] == width  # nothing reaches over the edge

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ import torch
 from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
 from torchkit.client.encoder import Encoder
+from torchkit.data.camera import CAMERAS
 from torchkit.data.validation_set import load_validation_set, write_validation_set
 from torchkit.obfuscation import EVALUATION, obfuscate
 from torchkit.payload import encode
@@ -24,10 +26,11 @@ from torchkit.system import ProFaceC, ServerReference, save_client_file
 from torchkit.util.cli import run_command
 from torchkit.util.seeding import content_stream
 from validation import val_main
+from validation.config import Settings
 from validation.evaluate import Condition, conditions, embed
 from validation.pairs import read_pairs
 from validation.payload_size import measure_payload
-from validation.references import REFERENCES, describe, reference_accuracy
+from validation.references import Reference, describe, find_reference
 from validation.verification import pair_distances
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -252,21 +255,48 @@ def test_payload_bytes_are_the_mean_length_of_messages(system: ProFaceC, sets: P
     assert found.picture + found.features < found.message
 
 
-def test_published_accuracies_stand_beside_the_clear_rows(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reference_accuracy("ir_101", "lfw") == 0.9982
-    assert reference_accuracy("ir_50", "cfp_fp") == 0.9897
-    assert reference_accuracy("ir_50", "orl") is None
-    assert reference_accuracy("mobilefacenet", "lfw") is None
-    for name, reference in REFERENCES.items():
-        assert set(reference.accuracies) == {"lfw", "cfp_fp", "agedb_30", "calfw", "cplfw"}
-        assert reference.weights in describe(name)
+@pytest.mark.parametrize(
+    ("recogniser", "file", "lfw", "training_set"),
+    [
+        ("ir_101", "adaface_ir101_webface12m.ckpt", 0.9982, "WebFace12M"),
+        ("ir_101", "AdaFace_IR101_WebFace4M.ckpt", 0.9980, "WebFace4M"),
+        ("ir_50", "adaface_ir50_webface4m.ckpt", 0.9978, "WebFace4M"),
+        ("ir_18", "adaface_ir18_vgg2.ckpt", 0.9947, "VGGFace2"),
+        ("ir_50", "adaface_ir50_ms1mv3.ckpt", None, None),  # never published
+        ("ir_50", "arcface_ir50_webface4m.ckpt", None, None),
+        ("ir_50", "adaface_ir50.ckpt", None, None),  # could be any of three
+        ("mobilefacenet", "adaface_webface4m.pth", None, None),
+    ],
+)
+def test_published_accuracies_are_those_of_the_weights(
+    recogniser: str, file: str, lfw: float | None, training_set: str | None
+) -> None:
+    found = find_reference(recogniser, Path("webface4m") / file)
+    if lfw is None:
+        assert found is None
+        return
+    assert found is not None and found.accuracies["lfw"] == lfw
+    assert set(found.accuracies) == {"lfw", "cfp_fp", "agedb_30", "calfw", "cplfw"}
+    assert f"{recogniser} trained on {training_set}" in describe(found) and "--flip" in describe(found)
+
+
+def test_published_accuracies_stand_beside_the_clear_rows(sets: Path) -> None:
     data = load_validation_set(sets, "six")
-    monkeypatch.setitem(REFERENCES["ir_50"].accuracies, "six", 0.75)
     distances, settings = np.linspace(0, 4, PAIRS), val_main.Settings(resamples=0)
+    reference = Reference("some weights", {"six": 0.75})
     clear, obfuscated = (
-        val_main.make_row(data, condition, distances, settings, "ir_50") for condition in conditions(("median",))[:2]
+        val_main.make_row(data, condition, distances, settings, reference) for condition in conditions(("median",))[:2]
     )
     assert (clear.reference_accuracy, obfuscated.reference_accuracy) == (0.75, None)
+
+
+def test_report_names_the_weights_that_were_used(home: Path, system: ProFaceC) -> None:
+    said = val_main.Settings(backbone_resume=home / "client.pth")
+    assert val_main.server_weights(said) == home / "server.pth"
+    assert val_main.server_weights(replace(said, server_checkpoint=home / "other.pth")) == home / "other.pth"
+    capital = home / "capital.pth"  # names are taken in any case, and kept so
+    save_client_file(capital, system, ServerReference("MobileFaceNet", home / "server.pth"), 3)
+    assert val_main.server_weights(replace(said, backbone_resume=capital)) == home / "server.pth"
 
 
 def test_two_runs_give_the_same_numbers(system: ProFaceC, sets: Path) -> None:
@@ -319,3 +349,23 @@ def test_damaged_set_gets_a_clear_message(
     code, _, error = run(monkeypatch, capsys, home, *BASE, "six", "--data-root", tmp_path / "sets")
     assert code == 2
     assert "six_list.npy" in error
+
+
+def test_set_that_cannot_be_scored_is_named_before_it_is_embedded(system: ProFaceC, sets: Path) -> None:
+    data = replace(load_validation_set(sets, "six"), same=np.ones(PAIRS, bool))
+    with pytest.raises(ValueError, match="validation set 'six': all 12 pairs are of one person, expected both kinds"):
+        val_main.evaluate_set(system, data, val_main.Settings(), CPU)
+    few = replace(data, same=np.arange(9) % 2 == 0)
+    with pytest.raises(ValueError, match="validation set 'six': 9 pairs, expected at least 10"):
+        val_main.evaluate_set(system, few, val_main.Settings(), CPU)
+
+
+@pytest.mark.parametrize("camera", sorted(CAMERAS))
+def test_a_camera_changes_each_picture_by_seed_and_content(camera: str, sets: Path) -> None:
+    plain, seen = (val_main.load_set(Settings(data_root=sets, camera=name, seed=5), "six") for name in (None, camera))
+    assert (seen.rows == plain.rows).all() and (seen.same == plain.same).all()
+    for before, after in zip(plain.images, seen.images, strict=True):
+        picture = np.ascontiguousarray(before.transpose(1, 2, 0))
+        expected = CAMERAS[camera](picture, content_stream(picture, 5, "camera"))
+        np.testing.assert_array_equal(after, expected.transpose(2, 0, 1))
+    assert (seen.images != plain.images).any(axis=(1, 2, 3)).sum() >= PEOPLE - 1

@@ -19,6 +19,7 @@ from validation.verification import (
     equal_error_rate,
     k_fold,
     k_fold_accuracy,
+    measured_from,
     pair_distances,
     roc,
     tar_at_far,
@@ -192,7 +193,9 @@ def test_tar_at_far_needs_thirty_false_matches(impostors: int, expected: float |
 )
 def test_the_reason_names_what_is_there_and_what_is_needed(far: float, needed: int) -> None:
     assert why_not_measured(far, needed) is None
-    assert why_not_measured(far, needed - 1) == f"{needed - 1} impostor pairs, {needed} needed"
+    assert why_not_measured(far, needed - 1) == f"{needed - 1:,} impostor pairs, {needed:,} needed"
+    if needed * far == pytest.approx(30):
+        assert measured_from(needed) == pytest.approx(far)
 
 
 def test_tar_at_far_counts_exactly_where_far_is_no_binary_fraction() -> None:
@@ -269,9 +272,9 @@ def test_verify_puts_the_figures_together() -> None:
             "1e-4": None,
         },
         tar_at_far_missing={
-            "1e-2": "315 impostor pairs, 3000 needed",
-            "1e-3": "315 impostor pairs, 30000 needed",
-            "1e-4": "315 impostor pairs, 300000 needed",
+            "1e-2": "315 impostor pairs, 3,000 needed",
+            "1e-3": "315 impostor pairs, 30,000 needed",
+            "1e-4": "315 impostor pairs, 300,000 needed",
         },
     )
     assert result.tar_at_far["1e-1"] is not None

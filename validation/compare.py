@@ -5,8 +5,8 @@
 
 Takes the folders that val_main.py wrote (its --out). Prints a line for each condition and run: the rates, the
 difference to the first run, how many pairs only one of the two decides rightly, and how likely a split at least as
-uneven would be if both were equally good (McNemar's test on the same pairs). With --out it also writes compare.md,
-compare.csv and, for each set, compare_roc_SET.png.
+uneven would be if both were equally good (McNemar's test on the same pairs). Writes OUT/compare.md, compare.csv and,
+for each set, compare_roc_SET.png, the ROCs of all runs in one picture.
 
 A small p is evidence of a difference between the runs on these pairs; of many comparisons some come out small by
 chance.
@@ -34,8 +34,9 @@ from validation.pairs import PairScores, read_pairs
 from validation.plots import Curve, overlay_figure
 from validation.report import label, per_cent, with_interval
 from validation.tables import Table
-from validation.verification import roc
+from validation.verification import measured_from, roc
 
+DEFAULT_OUT = Path(__file__).resolve().parents[1] / "runs" / "comparison"
 COLUMNS = (
     "dataset", "condition", "run", "accuracy %", "AUC %", "EER %", "payload bytes", "difference",
     "only first right", "only this right", "p",
@@ -68,9 +69,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="OUT", help="folders that val_main.py wrote, two or more")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that val_main.py wrote, two or more")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="validation sets to compare (all)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for compare.md, compare.csv and ROC plots")
+    parser.add_argument(
+        "--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"folder for what is written ({DEFAULT_OUT})"
+    )
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     return parser.parse_args()
 
@@ -195,13 +198,11 @@ def write_comparison(out: Path, runs: Sequence[Run], table: Table) -> list[Path]
     csv.writer(text, lineterminator="\n").writerows([table.columns, *table.body])
     atomic_write_text(out / "compare.md", f"# Comparison\n\n{folders}\n{table.markdown()}\n{NOTE}\n")
     atomic_write_text(out / "compare.csv", text.getvalue())
-    plots = [
-        save_png(
-            overlay_figure(overlaid_curves(runs, dataset), f"ROC, {dataset}"),
-            out / f"compare_roc_{file_name(dataset)}.png",
-        )
-        for dataset in runs[0].scores
-    ]
+    plots = []
+    for dataset, scores in runs[0].scores.items():
+        supported = measured_from(int((~scores.same).sum()))
+        figure = overlay_figure(overlaid_curves(runs, dataset), f"ROC, {dataset}", supported)
+        plots.append(save_png(figure, out / f"compare_roc_{file_name(dataset)}.png"))
     return [out / "compare.md", out / "compare.csv", *plots]
 
 
@@ -210,8 +211,7 @@ def main(arguments: argparse.Namespace) -> None:
     table = comparison_table(runs)
     print(table.text())
     print(NOTE)
-    if arguments.out is not None:
-        print("wrote " + ", ".join(map(str, write_comparison(arguments.out, runs, table))))
+    print("wrote " + ", ".join(map(str, write_comparison(arguments.out, runs, table))))
 
 
 if __name__ == "__main__":

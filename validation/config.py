@@ -22,6 +22,8 @@ class Settings:
     """Folder with the validation sets: NAME/ + NAME_list.npy, or NAME.bin."""
     datasets: tuple[str, ...] = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw")
     obfuscations: tuple[str, ...] = ("gaussian", "median", "pixelate", "hybrid")
+    camera: str | None = None
+    """What a camera does to every picture before all else: jpeg, shift, light; None: nothing."""
     server: str | None = None
     """Name of the recogniser; None: as the client file says."""
     server_checkpoint: Path | None = None

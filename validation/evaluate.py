@@ -1,4 +1,4 @@
-"""Embeds a validation set under every condition in one pass over its distinct pictures."""
+"""Embeds a validation set under every condition in one pass over its distinct pictures, shared out among processes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from torchkit.backbone import NUM_TAPS
 from torchkit.data.training_set import as_received, make_loader
 from torchkit.data.validation_set import ValidationSet
 from torchkit.obfuscation import evaluation_picture
 from torchkit.system import ProFaceC
 from torchkit.util.device import autocast
+from torchkit.util.distributed import is_main, rank, reduce_sum, world_size
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def embed(
     flip: bool = False,
     amp: torch.dtype | None = None,
 ) -> dict[Condition, np.ndarray]:
-    """Embeddings of every row of a set under every condition.
+    """Embeddings of every row of a set under every condition; each process embeds its part, and gets all.
 
     Args:
         system: client and server.
@@ -92,22 +92,28 @@ def embed(
         condition -> (N, D) float32, unit length, in row order.
     """
     pictures = ObfuscatedPictures(data.images, obfuscations, seed, system.client.settings.picture_quality)
-    loader = make_loader(pictures, num_workers, device, batch_size=batch_size)
+    own = range(rank(), len(pictures), world_size())
+    loader = make_loader(Subset(pictures, own), num_workers, device, batch_size=batch_size)
     wanted = conditions(obfuscations)
     distinct = {
-        condition: np.empty((len(pictures), system.recogniser.embedding_size), np.float32) for condition in wanted
+        condition: np.zeros((len(pictures), system.recogniser.embedding_size), np.float32) for condition in wanted
     }
     start = 0
-    progress = tqdm(total=len(pictures), desc=data.name, unit=" images", dynamic_ncols=True)
+    progress = tqdm(total=len(pictures), desc=data.name, unit=" images", dynamic_ncols=True, disable=not is_main())
     with progress as bar, autocast(amp, device):
         for clear, obfuscated in loader:
-            stop = start + len(clear)
+            places = own[start : start + len(clear)]
             embeddings = _embed_batch(system, clear.to(device), obfuscated.to(device), flip)
             for condition, batch in zip(wanted, embeddings, strict=True):
-                distinct[condition][start:stop] = batch.cpu().numpy()
-            bar.update(stop - start)
-            start = stop
-    return {condition: array[data.rows] for condition, array in distinct.items()}
+                distinct[condition][places.start : places.stop : places.step] = batch.cpu().numpy()
+            start += len(clear)
+            bar.update(min(start * world_size(), len(pictures)) - bar.n)
+    return {condition: _from_all(array, device)[data.rows] for condition, array in distinct.items()}
+
+
+def _from_all(array: np.ndarray, device: torch.device) -> np.ndarray:
+    """The rows of all processes, each of which has zeros for those of the others."""
+    return array if world_size() == 1 else reduce_sum(torch.from_numpy(array).to(device)).cpu().numpy()
 
 
 def _embed_batch(system: ProFaceC, clear: Tensor, obfuscated: Tensor, flip: bool) -> Iterator[Tensor]:
@@ -140,7 +146,5 @@ def fused(system: ProFaceC, images: Tensor, obfuscated: Tensor | None) -> Tensor
 def _unscaled(system: ProFaceC, images: Tensor, obfuscated: Tensor | None) -> Tensor:
     """The embedding (B, D) before it is brought to unit length; arguments as `fused`."""
     if obfuscated is None:
-        maps, _ = system.recogniser.trace(images)
-    else:
-        maps, _ = system.server.trace(obfuscated, system.features(images, obfuscated))
-    return system.recogniser.backbone.run_segment(NUM_TAPS, maps[-1]).float()
+        return system.recogniser.trace(images)[1]
+    return system.server.trace(obfuscated, system.features(images, obfuscated))[1]

@@ -17,12 +17,14 @@ from validation.pairs import PairScores, write_pairs
 from validation.plots import accuracy_figure, det_figure, histogram_figure, roc_figure
 from validation.report import Row, write_results
 from validation.report_html import Chart, Section, write_html
-from validation.verification import roc
+from validation.verification import measured_from, roc
 
 CAPTIONS = {
     "accuracy": "Accuracy; bars of one deviation over the folds",
-    "roc": "ROC: how many genuine pairs match at each false match rate",
-    "det": "DET: both error rates; lower is better",
+    "roc": "ROC: how many genuine pairs match at each false match rate; higher is better. On the left border no "
+    "impostor pair matches; on grey ground too few do to rely on the rate",
+    "det": "DET: both error rates; lower is better. On the left border no impostor pair matches, on the lower one "
+    "every genuine pair does; on grey ground too few impostor pairs do to rely on the rate",
     "distances": "Distances of genuine and impostor pairs, and the mean threshold of the folds",
 }
 
@@ -54,11 +56,12 @@ def _draw(out: Path, result: SetResult) -> tuple[list[Path], list[Chart]]:
     scores = result.scores
     distances = dict(zip(scores.labels, scores.distances, strict=True))
     curves = {name: roc(found, scores.same)[:2] for name, found in distances.items()}
+    supported = measured_from(int((~scores.same).sum()))
     thresholds = {row.label: row.result.threshold for row in result.rows}
     figures = {
         "accuracy": accuracy_figure(result.rows),
-        "roc": roc_figure(curves, f"ROC, {scores.dataset}"),
-        "det": det_figure(curves, f"DET, {scores.dataset}"),
+        "roc": roc_figure(curves, f"ROC, {scores.dataset}", supported),
+        "det": det_figure(curves, f"DET, {scores.dataset}", supported),
         "distances": histogram_figure(distances, scores.same, thresholds, f"distances, {scores.dataset}"),
     }
     name = file_name(scores.dataset)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from validation.chart import INK, new_figure, styled
+from validation.chart import GRID, INK, new_figure, styled
 from validation.report import CONDITIONS, Row, group_rows, label
+from validation.verification import FALSE_MATCHES_NEEDED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ _WIDTH_INCHES = 4.8
 _CHANCE_PERCENT = 50.0
 _GRID_CELLS = 400  # finer than anybody sees
 _BINS = 80
+_TOO_FEW = f"< {FALSE_MATCHES_NEEDED} false matches"  # as long as the legend has room for
 
 Curve = tuple[np.ndarray, np.ndarray]
 """False match rate and true match rate, each (k,), rising, 0 to 1, as from `roc`."""
@@ -57,12 +59,15 @@ def accuracy_figure(rows: Sequence[Row]) -> Figure:
 
 
 @styled
-def roc_figure(curves: Mapping[str, Curve], title: str) -> Figure:
+def roc_figure(curves: Mapping[str, Curve], title: str, measured_from: float = 0) -> Figure:
     """True match rate over false match rate, the latter on a logarithmic axis: a panel for each obfuscation.
+
+    A false match rate of 0, which a logarithm does not have, is drawn on the left border.
 
     Args:
         curves: by label, as `label` makes them; the clear one is drawn in every panel.
         title: of the chart.
+        measured_from: false match rate below which the pairs are too few to measure it; what is below is shaded.
 
     Raises:
         ValueError: there are no curves.
@@ -73,16 +78,17 @@ def roc_figure(curves: Mapping[str, Curve], title: str) -> Figure:
     for axes, shown in panels:
         axes.set(xscale="log", xlim=(left, 1), ylim=(0, 100))
         axes.xaxis.set_minor_formatter("")
+        _shade(axes, left, measured_from)
         for condition, (fmr, tmr) in shown.items():
             start = _last_of_rate_zero(fmr)
             _draw_curve(axes, condition, np.maximum(fmr[start:], left), 100 * tmr[start:])
         axes.plot(chance, 100 * chance, color=INK, linestyle=":", linewidth=0.9, label="chance")
-    _legend_above(figure, [*CONDITIONS, "chance"], title)
+    _legend_above(figure, [*CONDITIONS, "chance", _TOO_FEW], title, columns=3)
     return figure
 
 
 @styled
-def det_figure(curves: Mapping[str, Curve], title: str) -> Figure:
+def det_figure(curves: Mapping[str, Curve], title: str, measured_from: float = 0) -> Figure:
     """Detection error trade-off: false non-match rate over false match rate, both logarithmic.
 
     Rates of 0, which a logarithm does not have, are drawn on the border. Arguments and errors as `roc_figure`.
@@ -94,12 +100,13 @@ def det_figure(curves: Mapping[str, Curve], title: str) -> Figure:
         axes.set(xscale="log", yscale="log", xlim=(left, 1), ylim=(bottom, 1))
         axes.xaxis.set_minor_formatter("")
         axes.yaxis.set_minor_formatter("")
+        _shade(axes, left, measured_from)
         for condition, (fmr, tmr) in shown.items():
             start = _last_of_rate_zero(fmr)
             _draw_curve(axes, condition, np.maximum(fmr[start:], left), np.maximum(1 - tmr[start:], bottom))
         equal = np.array([max(left, bottom), 1])
         axes.plot(equal, equal, color=INK, linestyle=":", linewidth=0.9, label="equal error")
-    _legend_above(figure, [*CONDITIONS, "equal error"], title)
+    _legend_above(figure, [*CONDITIONS, "equal error", _TOO_FEW], title, columns=3)
     return figure
 
 
@@ -138,12 +145,13 @@ def histogram_figure(
 
 
 @styled
-def overlay_figure(curves: Mapping[str, Mapping[str, Curve]], title: str) -> Figure:
+def overlay_figure(curves: Mapping[str, Mapping[str, Curve]], title: str, measured_from: float = 0) -> Figure:
     """The ROCs of several runs: a panel for each condition, a colour for each run.
 
     Args:
         curves: by label of the condition, then by name of the run.
         title: of the chart.
+        measured_from: as `roc_figure`.
     """
     places, columns = _side_by_side(curves)
     lines = -(-(places[-1] + 1) // columns)
@@ -154,6 +162,7 @@ def overlay_figure(curves: Mapping[str, Mapping[str, Curve]], title: str) -> Fig
         axes = figure.add_subplot(lines, columns, position + 1)
         axes.set(xscale="log", xlim=(left, 1), ylim=(0, 100), title=condition)
         axes.xaxis.set_minor_formatter("")
+        _shade(axes, left, measured_from)
         for name, (fmr, tmr) in runs.items():
             start, place = _last_of_rate_zero(fmr), names.index(name)
             style = ("-", "--", "-.", ":")[place % 4]  # equal curves stay visible under each other
@@ -163,7 +172,7 @@ def overlay_figure(curves: Mapping[str, Mapping[str, Curve]], title: str) -> Fig
             axes.set_xlabel("false match rate")
         if position % columns == 0:
             axes.set_ylabel("true match rate (%)")
-    _legend_above(figure, names, title, columns=2)
+    _legend_above(figure, [*names, _TOO_FEW], title, columns=2)
     return figure
 
 
@@ -200,6 +209,12 @@ def _side_by_side(labels: Collection[str]) -> tuple[list[int], int]:
         return [0], 1
     skipped = int(next(iter(labels)) == "clear")
     return [place + skipped * (place > 0) for place in range(len(labels))], 2
+
+
+def _shade(axes: Axes, left: float, measured_from: float) -> None:
+    """Mark the false match rates that the pairs are too few to measure."""
+    if measured_from > left:
+        axes.axvspan(left, min(measured_from, 1), color=GRID, alpha=0.6, linewidth=0, zorder=0, label=_TOO_FEW)
 
 
 def _draw_curve(axes: Axes, condition: str, x: np.ndarray, y: np.ndarray) -> None:
@@ -249,7 +264,7 @@ def _legend_above(figure: Figure, names: Sequence[str], title: str = "", columns
 def _draw_bars(axes: Axes, panel: dict[str | None, dict[str, Row]], bottom: float) -> None:
     """The bars of a dataset: a group for each obfuscation, in it a bar for each condition that occurs."""
     shown = [condition for condition in CONDITIONS if any(condition in found for found in panel.values())]
-    width = 0.8 / len(shown)
+    width = 0.88 / len(shown)  # a bar is about as wide as the number above it
     for place, condition in enumerate(shown):
         at = [group for group, found in enumerate(panel.values()) if condition in found]
         results = [found[condition].result for found in panel.values() if condition in found]
@@ -260,7 +275,7 @@ def _draw_bars(axes: Axes, panel: dict[str | None, dict[str, Row]], bottom: floa
         axes.errorbar(centres, heights, deviations, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         for centre, top, height in zip(centres, heights + deviations, heights, strict=True):
             axes.annotate(
-                f"{height:.1f}", (centre, top), (0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=7
+                f"{height:.1f}", (centre, top), (0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8
             )
     axes.set_xticks(range(len(panel)), [obfuscation or "no obfuscation" for obfuscation in panel])
     axes.set_xlim(-0.6, len(panel) - 0.4)

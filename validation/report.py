@@ -21,6 +21,17 @@ from validation.verification import FALSE_MATCHES_NEEDED, REPORTED_FARS, Verific
 CONDITIONS = ("clear", "obfuscated", "compensated")
 """What the recogniser saw: the clear picture, the obfuscated one, or that with the client's features."""
 
+PROTOCOL = (
+    "accuracy: the LFW protocol. A pair matches, is called one person, when the squared L2 distance of its embeddings "
+    "is below a threshold; each of 10 folds is counted at the threshold that is best on the other nine. +/-: the "
+    "standard deviation over the folds."
+)
+WORDS = (
+    "words (ISO/IEC 19795-1): a genuine pair shows one person, an impostor pair two. FMR, the false match rate, is the "
+    "part of the impostor pairs that match, papers call it FAR; FNMR, the false non-match rate, the part of the "
+    "genuine pairs that do not; 1 - FNMR is the true match rate, in papers TAR. ROC: 1 - FNMR over FMR, AUC the area "
+    "under it; DET: FNMR over FMR; EER: the rate at which both are equal."
+)
 RECOVERY = (
     "recovery: (compensated - obfuscated) / (clear - obfuscated), the part of the loss that the features bring back."
 )
@@ -178,7 +189,7 @@ def rates_table(rows: Sequence[Row], intervals: bool) -> Table:
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
     """What a reader of the tables has to know, a sentence or two each."""
-    notes = [RECOVERY]
+    notes = [PROTOCOL, WORDS, RECOVERY]
     if any(row.intervals for row in rows):
         notes.append(INTERVALS)
     if any(row.payload_bytes is not None for row in rows):

@@ -1,8 +1,9 @@
 """Report verification accuracy of clear, obfuscated and compensated faces.
 
     python validation/val_main.py                                    the settings of validation/config.py
-    python validation/val_main.py --backbone-resume runs/demo/client.pth --data-root Data/demo --datasets orl
+    python validation/val_main.py --backbone-resume runs/demo/client.pth --data-root Data/demo/validation --datasets orl
     python validation/val_main.py --obfuscations hybrid --datasets lfw cfp_fp --device cuda
+    torchrun --nproc-per-node=2 validation/val_main.py               in two processes, with a GPU each if there are any
 
 Follows the LFW protocol: 10 folds, the threshold chosen on nine, the accuracy measured on the tenth. Beside it stand
 AUC, EER and TAR at fixed FARs (those that the set has enough impostor pairs for), all with 95 % intervals.
@@ -28,14 +29,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from torchkit import trained
 from torchkit.client.encoder import Encoder
+from torchkit.data.camera import CAMERAS
 from torchkit.data.validation_set import ValidationSet, check_present, load_validation_set
 from torchkit.obfuscation import KINDS
 from torchkit.server import RECOGNISERS
-from torchkit.system import ProFaceC
-from torchkit.util.cli import run_command
+from torchkit.system import ProFaceC, load_client_file
 from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
+from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_bytes
+from torchkit.util.processes import run_processes, start_processes
 from torchkit.util.provenance import provenance
+from torchkit.util.seeding import content_stream
 from validation.config import Settings
 from validation.evaluate import Condition, embed
 from validation.examples import example_faces
@@ -43,9 +47,9 @@ from validation.intervals import bootstrap
 from validation.outputs import SetResult, write_outputs
 from validation.pairs import score_pairs
 from validation.payload_size import PayloadSize, measure_payload
-from validation.references import describe, reference_accuracy
+from validation.references import Reference, describe, find_reference
 from validation.report import Row, notes_on, rates_table, summary_table
-from validation.verification import pair_distances, verify_distances
+from validation.verification import check_pairs, pair_distances, verify_distances
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -64,6 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     option("data-root", "folder with the validation sets", type=Path, metavar="DIR")
     option("datasets", "validation sets", nargs="+", metavar="NAME")
     option("obfuscations", "kinds of obfuscation", nargs="+", choices=KINDS)
+    option("camera", "what a camera does to every picture first; None: nothing", choices=sorted(CAMERAS))
     option("server", "recogniser; None: as the client file says", choices=sorted(RECOGNISERS))
     option("server-checkpoint", "its weights; None: as the client file says", type=Path, metavar="FILE")
     option("channel-order", "colours it is fed; None: as the client file says", choices=["auto", "rgb", "bgr"])
@@ -114,8 +119,40 @@ def load_system(settings: Settings) -> ProFaceC:
     )
 
 
-def evaluate_set(system: ProFaceC, data: ValidationSet, settings: Settings, device: torch.device) -> SetResult:
-    """Rates, distances of all pairs and example faces of one validation set."""
+def load_set(settings: Settings, name: str) -> ValidationSet:
+    """A validation set as the camera of the settings took it; what it draws follows from seed and picture alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_validation_set`.
+    """
+    data = load_validation_set(settings.data_root, name)
+    if settings.camera is None:
+        return data
+    camera = CAMERAS[settings.camera]
+    images = np.empty_like(data.images)
+    for place, image in enumerate(data.images):
+        picture = np.ascontiguousarray(image.transpose(1, 2, 0))
+        images[place] = camera(picture, content_stream(picture, settings.seed, "camera")).transpose(2, 0, 1)
+    return replace(data, images=images)
+
+
+def server_weights(settings: Settings) -> Path:
+    """The recogniser's weights that `load_system` reads.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_system`.
+    """
+    if settings.server_checkpoint is not None:
+        return settings.server_checkpoint
+    said = load_client_file(settings.backbone_resume).server
+    return trained.find_checkpoint(said, settings.server or said.name or trained.PUBLISHED_SERVER)
+
+
+def evaluate_set(
+    system: ProFaceC, data: ValidationSet, settings: Settings, device: torch.device, reference: Reference | None = None
+) -> SetResult | None:
+    """Rates, distances of all pairs and example faces of one validation set; None in a process that only embeds."""
+    check_pairs(data.same, f"validation set {data.name!r}")
     embeddings = embed(
         system,
         data,
@@ -127,13 +164,13 @@ def evaluate_set(system: ProFaceC, data: ValidationSet, settings: Settings, devi
         settings.flip,
         amp_dtype(settings.amp, device),
     )
+    if not is_main():
+        return None
     if settings.dump_embeddings:
         for condition, array in embeddings.items():
             dump_embeddings(settings.out, data.name, condition, array)
     distances = {condition: pair_distances(array) for condition, array in embeddings.items()}
-    rows = [
-        make_row(data, condition, found, settings, system.recogniser.name) for condition, found in distances.items()
-    ]
+    rows = [make_row(data, condition, found, settings, reference) for condition, found in distances.items()]
     encoder = Encoder(system.client)
     rows = [
         with_sizes(row, measure_payload(encoder, data, row.obfuscation, settings.seed, settings.flip))
@@ -147,10 +184,15 @@ def evaluate_set(system: ProFaceC, data: ValidationSet, settings: Settings, devi
 
 
 def make_row(
-    data: ValidationSet, condition: Condition, distances: np.ndarray, settings: Settings, recogniser: str
+    data: ValidationSet,
+    condition: Condition,
+    distances: np.ndarray,
+    settings: Settings,
+    reference: Reference | None,
 ) -> Row:
     """All rates of a set under one condition, with intervals if settings.resamples asks for them, without sizes."""
     drawn = settings.resamples > 0
+    published = reference.accuracies if reference and condition.name == "clear" else {}
     return Row(
         dataset=data.name,
         obfuscation=condition.obfuscation,
@@ -159,7 +201,7 @@ def make_row(
         images=len(data.images),
         pairs=len(data.same),
         intervals=bootstrap(distances, data.same, settings.resamples, settings.seed) if drawn else None,
-        reference_accuracy=reference_accuracy(recogniser, data.name) if condition.name == "clear" else None,
+        reference_accuracy=published.get(data.name),
     )
 
 
@@ -181,23 +223,31 @@ def dump_embeddings(out: Path, dataset: str, condition: Condition, embeddings: n
 def main(arguments: argparse.Namespace) -> None:
     settings = settings_from(arguments)
     check_present(settings.data_root, settings.datasets)
+    start_processes(settings.device)
     device = pick_device(settings.device)
     system = load_system(settings).to(device)
     system.to(memory_format=torch.channels_last)
-    results = [
-        evaluate_set(system, load_validation_set(settings.data_root, name), settings, device)
-        for name in settings.datasets
-    ]
+    weights = server_weights(settings)
+    # what was published holds for pictures that no camera changed
+    reference = find_reference(system.recogniser.name, weights) if settings.camera is None else None
+    found = [evaluate_set(system, load_set(settings, name), settings, device, reference) for name in settings.datasets]
+    results = [result for result in found if result is not None]
+    if not is_main():
+        return
     rows = [row for result in results for row in result.rows]
     config = {
         **{key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
         "client": system.client.settings.as_dict(),
-        "recogniser": {"name": system.recogniser.name, "channel_order": system.recogniser.channel_order},
+        "recogniser": {
+            "name": system.recogniser.name,
+            "weights": str(weights),
+            "channel_order": system.recogniser.channel_order,
+        },
         "provenance": provenance(),
     }
     notes = notes_on(rows)
-    if any(row.reference_accuracy is not None for row in rows):
-        notes.append(describe(system.recogniser.name))
+    if reference and any(row.reference_accuracy is not None for row in rows):
+        notes.append(describe(reference))
     written = write_outputs(settings.out, results, config, notes)
     print(summary_table(rows).text())
     print(rates_table(rows, intervals=False).text())
@@ -208,4 +258,4 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parsed = parse_arguments()
     keep_freed_memory()
-    run_command(lambda: main(parsed), parsed.traceback)
+    run_processes(lambda: main(parsed), parsed.traceback)

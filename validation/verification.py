@@ -95,6 +95,19 @@ def verify_distances(distances: np.ndarray, same: np.ndarray, folds: int = 10) -
     )
 
 
+def check_pairs(same: np.ndarray, name: str, folds: int = 10) -> None:
+    """Make sure, before long work, that the pairs (n,) bool of a set can be scored.
+
+    Raises:
+        ValueError: fewer pairs than folds, or pairs of one kind only; the message begins with `name`.
+    """
+    if len(same) < folds:
+        raise ValueError(f"{name}: {len(same)} pairs, expected at least {folds}, one a fold: use a larger set")
+    if same.all() or not same.any():
+        kind = "one person" if same[0] else "two people"
+        raise ValueError(f"{name}: all {len(same)} pairs are of {kind}, expected both kinds: use another set")
+
+
 def pair_distances(embeddings: np.ndarray) -> np.ndarray:
     """Squared L2 distances (N/2,) float64 of the pairs of rows 2k and 2k + 1 of unit embeddings (N, D).
 
@@ -230,7 +243,12 @@ def why_not_measured(far: float, impostor_pairs: int) -> str | None:
     if allowed_false_matches(far, impostor_pairs) >= FALSE_MATCHES_NEEDED:
         return None
     needed = int(np.ceil(FALSE_MATCHES_NEEDED / far - 1e-9))
-    return f"{impostor_pairs} impostor pairs, {needed} needed"
+    return f"{impostor_pairs:,} impostor pairs, {needed:,} needed"
+
+
+def measured_from(impostor_pairs: int) -> float:
+    """The false match rate from which on so many impostor pairs measure it, by the rule of 30; above 1 for none."""
+    return FALSE_MATCHES_NEEDED / impostor_pairs
 
 
 def _check_pairs(distances: np.ndarray, same: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from torchkit.data.validation_set import check_present, load_validation_set
 from torchkit.hooks import Hook
 from torchkit.task import TrainTask
 from torchkit.task.base import BaseTask
+from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_text
 from validation.config import Settings
 from validation.evaluate import Condition, embed
@@ -62,6 +63,10 @@ class ValidationHook(Hook):
             return
         with torch.random.fork_rng():
             score = self._validate(task)
+        if score is not None:
+            self._note(task, score)
+
+    def _note(self, task: TrainTask, score: Score) -> None:
         earlier = [known for known in read_scores(self.file) if known.epoch < task.epoch]
         if all(score.compensated > known.compensated for known in earlier):
             task.save_client("client_best.pth")
@@ -69,7 +74,8 @@ class ValidationHook(Hook):
         task.log_scalars({f"validation/{name}": value for name, value in score.accuracies.items()})
         logger.info("validation after epoch %d: compensated %.2f %%", task.epoch, 100 * score.compensated)
 
-    def _validate(self, task: TrainTask) -> Score:
+    def _validate(self, task: TrainTask) -> Score | None:
+        """The score, in the main process; the others only embed."""
         system = task.system.eval()
         accuracies: dict[str, float] = {}
         for name in self.settings.DATASETS:
@@ -78,9 +84,9 @@ class ValidationHook(Hook):
                 system, data, self.settings.OBFUSCATIONS, task.device, Settings.batch_size, self.num_workers,
                 Settings.seed, amp=task.amp_dtype,
             )  # fmt: skip
-            for condition, embeddings in found.items():
+            for condition, embeddings in found.items() if is_main() else ():
                 accuracies[label(name, condition)] = verify(embeddings, data.same).accuracy
-        return Score(task.epoch, accuracies)
+        return Score(task.epoch, accuracies) if is_main() else None
 
 
 def label(dataset: str, condition: Condition) -> str:

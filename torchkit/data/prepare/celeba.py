@@ -10,6 +10,9 @@ ROOT holds what the project page offers, unpacked, in its own folders or side by
     Anno/identity_CelebA.txt                who it is
     Eval/list_eval_partition.txt            0 training, 1 validation, 2 test
 
+Kaggle's copy does as well: img_align_celeba/img_align_celeba/, list_landmarks_align_celeba.csv and
+list_eval_partition.csv. It leaves out identity_CelebA.txt, which the project page has (in Anno/).
+
 Every picture of list_eval_partition.txt is brought to the ArcFace template by the similarity transform that fits its
 five points best. Writes OUT/000001.jpg ... (JPEG, quality 95), then INDEX_ROOT/celebA_train.txt, celebA_valid.txt and
 celebA_test.txt, each with labels 0, 1, 2, ... of its own, and celebA_test_pairs.txt, `path path same` lines of test
@@ -35,7 +38,7 @@ from torchkit.data.align import TEMPLATE_PX, align_face
 from torchkit.data.index import write_index
 from torchkit.data.pairs import draw_pairs
 from torchkit.data.pictures import encode_jpeg, read_face, read_picture
-from torchkit.data.prepare.landmarks import Table, read_landmarks, read_numbers
+from torchkit.data.prepare.landmarks import CSV_ENDING, Table, read_landmarks, read_numbers
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.util.files import atomic_write_text
 
@@ -140,37 +143,47 @@ def prepare_celeba(
     if drawn:
         file = index_root / "celebA_test_pairs.txt"
         atomic_write_text(file, "".join(f"{test_names[i]} {test_names[j]} {same:d}\n" for i, j, same in drawn))
-        print(f"test pairs: {file}; a validation set of them: prepare pairs --root {out} --pairs {file} --name celebA")
+        print(f"test pairs: {file}; to make a validation set of them:")
+        print(f"  python -m torchkit.data.prepare pairs --root {out} --pairs {file} --name celebA")
 
 
 def _find(root: Path, name: str, what: str) -> Path:
-    places = [root / folder / name for folder in ("Anno", "Eval", "")]
-    for place in places:
+    """A list as the project page or, failing that, Kaggle has it."""
+    as_csv = Path(name).with_suffix(CSV_ENDING).name
+    for place in [root / folder / file for file in (name, as_csv) for folder in ("Anno", "Eval", "")]:
         if place.is_file():
             return place
-    raise FileNotFoundError(f"{what} not found: {name} in {root}/Anno, {root}/Eval or {root}; see Data/README.md")
+    raise FileNotFoundError(
+        f"{what} not found: {name} or {as_csv} in {root}/Anno, {root}/Eval or {root}; see Data/README.md"
+    )
+
+
+def _picture_folder(root: Path, form: Form) -> Path:
+    for name in form.folders:
+        folder = root / name
+        if folder.is_dir():
+            twice = folder / folder.name  # Kaggle's archive
+            return twice if twice.is_dir() else folder
+    places = " or ".join(str(root / name) for name in form.folders)
+    raise FileNotFoundError(f"no pictures: looked for {places}; unpack them there, see Data/README.md")
 
 
 def _read_lists(root: Path, form: Form, landmarks: Table) -> list[Picture]:
-    folder = next((root / name for name in form.folders if (root / name).is_dir()), None)
-    if folder is None:
-        places = " or ".join(str(root / name) for name in form.folders)
-        raise FileNotFoundError(f"no pictures: looked for {places}; unpack them there, see Data/README.md")
+    folder = _picture_folder(root, form)
     partition_file = _find(root, "list_eval_partition.txt", "partition")
     identity_file = _find(root, "identity_CelebA.txt", "list of identities")
     partitions = read_numbers(partition_file, "partition")
     identities = read_numbers(identity_file, "list of identities")
     there = {file.name for file in folder.iterdir()}
     pictures = []
-    for number, (name, partition) in enumerate(partitions.items(), start=1):
-        where = f"{partition_file}, line {number}: {name}"
+    for name, row in partitions.values.items():
+        where, partition = partitions.where(name), int(row[0])
         if partition >= len(PARTITIONS):
             raise ValueError(f"{where}: partition {partition}, expected 0, 1 or 2")
-        if name not in identities:
+        if name not in identities.values:
             raise ValueError(f"{where} has no line in {identity_file}; get the lists complete")
-        pictures.append(
-            Picture(name, _source(folder, name, there, where), where, landmarks[name], identities[name], partition)
-        )
+        identity = int(identities[name][0])
+        pictures.append(Picture(name, _source(folder, name, there, where), where, landmarks[name], identity, partition))
     return pictures
 
 

@@ -1,7 +1,7 @@
 """Prepare data for training and evaluation.
 
     python -m torchkit.data.prepare celeba --root Data/CelebA               train.yaml's pictures and index
-    python -m torchkit.data.prepare folder --root Data/faces/train --name faces --holdout 12 --pairs 1200
+    python -m torchkit.data.prepare folder --root Data/mine --name mine --holdout 12 --pairs 1200
     python -m torchkit.data.prepare lfw --root lfw --pairs lfw/pairs.txt --landmarks lfw_landmark.txt
     python -m torchkit.data.prepare pairs --root Data/faces --pairs Data/faces/val_pairs.txt --name faces
     python -m torchkit.data.prepare bin downloads/agedb_30.bin --out Data/validation

@@ -46,8 +46,10 @@ TEMPLATE_CENTRE_PX = (56, 72)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("Data/demo"), help="folder for the faces (Data/demo)")
-    parser.add_argument("--model-root", type=Path, default=Path("model"), help="folder for the recogniser (model)")
+    parser.add_argument("--out", type=Path, default=Path("Data/demo"), metavar="DIR", help="for the faces (Data/demo)")
+    parser.add_argument(
+        "--model-root", type=Path, default=Path("model"), metavar="DIR", help="for the recogniser's weights (model)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

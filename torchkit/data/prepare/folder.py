@@ -1,6 +1,6 @@
 """A folder of identities -> index, and a validation set of people who are held out.
 
-    python -m torchkit.data.prepare folder --root Data/faces/train --name faces --index-root Data/faces
+    python -m torchkit.data.prepare folder --root Data/mine --name mine
     python -m torchkit.data.prepare folder --root Data/mine --name mine --holdout 40 --pairs 3000
 
 ROOT holds a folder for each person with that person's aligned 112x112 pictures (JPEG, PNG, BMP, WebP). People are

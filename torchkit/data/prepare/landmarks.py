@@ -2,11 +2,13 @@
 
 Landmarks: `name x1 y1 ... x5 y5`, in pixels: left eye, right eye, nose, left and right corner of the mouth, left being
 the picture's left. CelebA's files begin with a line that counts the pictures and one that names the columns; both may
-be missing.
+be missing. In a file whose name ends in .csv, as Kaggle's copy of CelebA has them, columns stand between commas and
+the first line names them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,11 @@ from torchkit.data.text import check_inside, fields, read_lines
 
 POINTS = 5
 LANDMARK_FORM = "`name x1 y1 ... x5 y5` in pixels"
+LANDMARK_COLUMNS = [
+    f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
+]
+"""As CelebA calls them."""
+CSV_ENDING = ".csv"
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ def read_landmarks(file: Path) -> Table:
             lines than the first one counts.
     """
     lines = read_lines(file, "landmarks", f"a line {LANDMARK_FORM} for each picture")
+    if file.suffix == CSV_ENDING:
+        _check_columns(file, lines[0], LANDMARK_COLUMNS)
+        return _points(_read(file, lines, 1, 2 * POINTS, LANDMARK_FORM))
     counted = lines[0].strip().isdecimal()
     start = int(counted)
     names = lines[start].split() if start < len(lines) else []
@@ -52,29 +62,51 @@ def read_landmarks(file: Path) -> Table:
     follow = len(lines) - start
     if counted and lines[0].strip() != str(follow):
         raise ValueError(f"{file}, line 1: promises {lines[0].strip()} pictures, {follow} follow; the file is cut off")
-    table = _read(file, lines, start, 2 * POINTS, LANDMARK_FORM)
-    return Table(file, {name: row.reshape(POINTS, 2) for name, row in table.values.items()}, table.lines)
+    return _points(_read(file, lines, start, 2 * POINTS, LANDMARK_FORM))
 
 
-def read_numbers(file: Path, what: str) -> dict[str, int]:
-    """The whole number of each picture, in the order of the lines `name number`.
+def _points(table: Table) -> Table:
+    return Table(table.file, {name: row.reshape(POINTS, 2) for name, row in table.values.items()}, table.lines)
+
+
+def read_numbers(file: Path, what: str) -> Table:
+    """The whole number of each picture, (1,) float64, in the order of the lines `name number`.
 
     Raises:
         FileNotFoundError, ValueError: a missing or empty file, a line of another form, or a picture twice.
     """
     form = "`name number`"
-    table = _read(file, read_lines(file, what, f"a line {form} for each picture"), 0, 1, form)
+    lines, start = read_lines(file, what, f"a line {form} for each picture"), 0
+    if file.suffix == CSV_ENDING:
+        _check_columns(file, lines[0], [None])
+        start = 1
+    table = _read(file, lines, start, 1, form)
     for name, row in table.values.items():
         if row[0] < 0 or row[0] != int(row[0]):
             raise ValueError(f"{table.where(name)}: {row[0]:g}: expected a whole number from 0 up")
-    return {name: int(row[0]) for name, row in table.values.items()}
+    return table
+
+
+def _check_columns(file: Path, line: str, columns: Sequence[str | None]) -> None:
+    """Make sure that a CSV file's first line names these columns after that of the pictures; None: any name."""
+    found = _cells(file, line)[1:]
+    named = [
+        None if wanted is None and not _numbers([name]) else name for name, wanted in zip(found, columns, strict=False)
+    ]
+    if len(found) != len(columns) or named != list(columns):
+        names = ",".join(["image_id", *(wanted or "NAME" for wanted in columns)])
+        raise ValueError(f"{file}, line 1: {line!r}: expected the names of the columns: {names}")
+
+
+def _cells(file: Path, line: str) -> list[str]:
+    return [cell.strip() for cell in line.split(",")] if file.suffix == CSV_ENDING else fields(line)
 
 
 def _read(file: Path, lines: list[str], start: int, columns: int, form: str) -> Table:
     values: dict[str, np.ndarray] = {}
     numbers: dict[str, int] = {}
     for number, line in enumerate(lines[start:], start + 1):
-        name, *rest = fields(line) or [""]
+        name, *rest = _cells(file, line) or [""]
         row = _numbers(rest)
         if not name or len(row) != columns:
             raise ValueError(f"{file}, line {number}: {line!r}: expected {form}")

@@ -3,50 +3,69 @@
     python -m torchkit.data.prepare verify --index Data/CelebA/Anno/celebA_train.txt --root Data/CelebA/align_crop_112
     python -m torchkit.data.prepare verify --set Data/validation/lfw
     python -m torchkit.data.prepare verify --index Data/mine.txt --root Data/mine --set Data/validation/mine
+    python -m torchkit.data.prepare verify --data Data/faces_emore
 
 Of an index: lines, labels without gaps, paths that stand twice, pictures that are missing, damaged or not 112x112,
-equal pictures of different people. Of a set (DIR/NAME, in any of its forms): files, rows, pictures, folds that repeat
-or have one kind of pair only, pairs that contradict each other or themselves. With both: pictures that are in both.
-What is odd but may be meant is a note, and does not count.
+equal pictures of different people. Of training data without an index (records or a folder for each person, --data) the
+same. Of a set (DIR/NAME, in any of its forms): files, rows, pictures, folds that repeat or have one kind of pair only,
+pairs that contradict each other or themselves. With both: pictures that are in both. What is odd but may be meant is a
+note, and does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from torchkit.data.index import missing_labels, parse_line
+from torchkit.data.index import (
+    Index,
+    lists_records,
+    missing_labels,
+    parse_line,
+    read_records_or_folders,
+    read_text_index,
+)
 from torchkit.data.pairs import FOLDS
-from torchkit.data.pictures import read_face
+from torchkit.data.pictures import decode_face, read_bytes
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
+from torchkit.data.problems import attempt
 from torchkit.data.text import read_lines
 from torchkit.data.validation_set import ValidationSet, read_validation_set
 
 HELP = "everything that is wrong with an index or a validation set"
 NOTES_SHOWN = 20
+SET_ENDINGS = (".bin", ".npy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", type=Path, metavar="FILE", help="index, a line `relative/path label` a picture")
     parser.add_argument("--root", type=Path, metavar="DIR", help="folder of the index's pictures (DATA_ROOT)")
-    parser.add_argument("--set", type=Path, metavar="DIR/NAME", help="validation set")
+    parser.add_argument("--data", type=Path, metavar="DIR/NAME", help="training set without an index (DATA_ROOT/NAME)")
+    parser.add_argument("--set", type=Path, metavar="DIR/NAME", help="validation set; its .bin or .npy file will do")
     add_jobs_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if (arguments.index is None) != (arguments.root is None) or not (arguments.index or arguments.set):
-        raise ValueError("give --index FILE with --root DIR, or --set DIR/NAME, or all three")
+    if (arguments.index is None) != (arguments.root is None) or (arguments.index and arguments.data):
+        raise ValueError("give --index FILE with --root DIR, or --data DIR/NAME")
+    if not (arguments.index or arguments.data or arguments.set):
+        raise ValueError("give --index FILE with --root DIR, or --data DIR/NAME, or --set DIR/NAME, or one of both")
     found = Findings()
     digests: set[bytes] = set()
     if arguments.index:
         digests = verify_index(arguments.index, arguments.root, found, arguments.jobs)
+    if arguments.data:
+        digests = verify_data(arguments.data.parent, arguments.data.name, found, arguments.jobs)
     if arguments.set:
-        verify_set(arguments.set.parent, arguments.set.name, found, digests)
+        named = set_of(arguments.set)
+        verify_set(named.parent, named.name, found, digests)
     for message in found.notes[:NOTES_SHOWN]:
         print(f"note: {message}")
     if len(found.notes) > NOTES_SHOWN:
@@ -56,6 +75,11 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{len(found.problems)} problems, {len(found.notes)} notes")
     if found.problems:
         raise SystemExit(1)
+
+
+def set_of(path: Path) -> Path:
+    """DIR/NAME of a set, also for those who give its file: DIR/NAME.bin."""
+    return path.with_suffix("") if path.suffix in SET_ENDINGS and path.is_file() else path
 
 
 @dataclass
@@ -68,6 +92,20 @@ class Findings:
     def report(self, error: Exception) -> None:
         """A `Report`, see `torchkit.data.problems`."""
         self.problems.append(str(error))
+
+
+class Entry(NamedTuple):
+    """A picture of a training set."""
+
+    name: str
+    """Where it stands, for messages."""
+    short: str
+    """The same within messages that are about another picture of the set."""
+    label: int
+    file: str
+    """Where it was looked for, for messages."""
+    read: Callable[[], bytes]
+    """Reads the encoded picture."""
 
 
 def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[bytes]:
@@ -83,11 +121,13 @@ def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[
         Digests of the pictures that could be read.
     """
     try:
+        if lists_records(file):
+            return _verify_pictures(partial(read_text_index, [file], root), found, jobs)
         lines = read_lines(file, "index", "a line `relative/path label` for each picture")
     except (ValueError, FileNotFoundError) as error:
         found.report(error)
         return set()
-    entries: list[tuple[int, str, int]] = []
+    entries: list[Entry] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -99,18 +139,44 @@ def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[
             found.problems.append(f"{file}, line {number}: {path} stands in line {first_line[path]} already")
         else:
             first_line[path] = number
-            entries.append((number, path, label))
-    _verify_labels(file, np.array([label for _, _, label in entries], np.int64), found)
-    work = [(root / path, f"{file}, line {number}: {root / path}") for number, path, _ in entries]
+            name = f"{file}, line {number}: {root / path}"
+            short = f"{path} in line {number}"
+            entries.append(
+                Entry(f"{file}, line {number}: {path}", short, label, name, partial(read_bytes, root / path, name))
+            )
+    return _verify_entries(file, entries, found, jobs)
+
+
+def verify_data(root: Path, name: str, found: Findings, jobs: int = 1) -> set[bytes]:
+    """`verify_index` of a training set without an index: records, or a folder for each person."""
+    return _verify_pictures(partial(read_records_or_folders, root, name), found, jobs)
+
+
+def _verify_pictures(read: Callable[[], Index], found: Findings, jobs: int) -> set[bytes]:
+    index = attempt(found.report, read)
+    if index is None:
+        return set()
+    names = [index.describe(position) for position in range(len(index))]
+    entries = [
+        Entry(name, name, label, name, index.source(position))
+        for position, (name, label) in enumerate(zip(names, index.labels.tolist(), strict=True))
+    ]
+    return _verify_entries(index.file, entries, found, jobs)
+
+
+def _verify_entries(file: Path, entries: Sequence[Entry], found: Findings, jobs: int) -> set[bytes]:
+    _verify_labels(file, np.array([entry.label for entry in entries], np.int64), found)
+    work = [(entry.read, entry.file) for entry in entries]
     results = list(parallel_map(_digest, work, jobs, file.name))
     found.problems += [result for result in results if isinstance(result, str)]
-    return _verify_distinct(file, entries, results, found)
+    return _verify_distinct(entries, results, found)
 
 
-def _digest(picture: tuple[Path, str]) -> bytes | str:
+def _digest(picture: tuple[Callable[[], bytes], str]) -> bytes | str:
     """Digest of a picture's pixels, or what is wrong with it."""
+    read, name = picture
     try:
-        return _digest_of(read_face(*picture))
+        return _digest_of(decode_face(read(), name))
     except (ValueError, FileNotFoundError) as error:
         return str(error)
 
@@ -130,20 +196,17 @@ def _verify_labels(file: Path, labels: np.ndarray, found: Findings) -> None:
         found.notes.append(f"{file}: {alone} people have one picture only")
 
 
-def _verify_distinct(
-    file: Path, entries: Sequence[tuple[int, str, int]], results: Sequence[bytes | str], found: Findings
-) -> set[bytes]:
-    first_with: dict[bytes, tuple[int, str, int]] = {}
+def _verify_distinct(entries: Sequence[Entry], results: Sequence[bytes | str], found: Findings) -> set[bytes]:
+    first_with: dict[bytes, Entry] = {}
     for entry, result in zip(entries, results, strict=True):
         if isinstance(result, str):
             continue
-        number, path, label = entry
-        other_number, other_path, other_label = first_with.setdefault(result, entry)
-        if other_number == number:
+        other = first_with.setdefault(result, entry)
+        if other is entry:
             continue
-        message = f"{file}, line {number}: {path} is the same picture as {other_path} in line {other_number}"
-        if label != other_label:
-            found.problems.append(f"{message}, with the label {label} and not {other_label}")
+        message = f"{entry.name} is the same picture as {other.short}"
+        if entry.label != other.label:
+            found.problems.append(f"{message}, with the label {entry.label} and not {other.label}")
         else:
             found.notes.append(message)
     return set(first_with)

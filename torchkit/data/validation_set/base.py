@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from torchkit.data.problems import Report, attempt
 
 IMAGE_SHAPE = (3, 112, 112)
 """(channels, height, width) of every image of a set."""
+BAR_FROM_ROWS = 2000
+"""Smaller sets take no time that is worth a progress bar."""
 DOWNLOAD_AGAIN = "the file is damaged or of another kind: copy or download it again (see Data/README.md)"
 
 
@@ -62,6 +65,11 @@ class DistinctImages:
         if same is None or (self.rows < 0).any():
             return None
         return ValidationSet(name, self._images[: len(self._index_by_digest)], self.rows, same)
+
+
+def rows_bar(row_count: int, label: str) -> tqdm:
+    """A progress bar over the rows of a set."""
+    return tqdm(total=row_count, desc=label, unit=" rows", dynamic_ncols=True, disable=row_count < BAR_FROM_ROWS)
 
 
 def check_name(name: str) -> None:

@@ -15,6 +15,7 @@ from torchkit.data.validation_set.base import (
     ValidationSet,
     check_pair_count,
     check_same,
+    rows_bar,
 )
 from torchkit.data.validation_set.unpickler import ByteArray, DataUnpickler
 from torchkit.util.pixels import decode_rgb
@@ -32,16 +33,18 @@ def load_bin(root: Path, name: str, report: Report = stop) -> ValidationSet | No
     same = attempt(report, lambda: _same(flags, path, len(entries)))
     distinct = DistinctImages(len(entries), path)
     decoded: dict[bytes, int] = {}  # row of an encoded image: what is repeated is decoded once
-    for row, entry in enumerate(entries):
-        try:
-            encoded = _encoded_bytes(entry, path, row)
-            if encoded in decoded:
-                distinct.rows[row] = distinct.rows[decoded[encoded]]
-            else:
-                distinct.set(row, _decode_image(encoded, path, row))
-                decoded[encoded] = row
-        except ValueError as error:
-            report(error)
+    with rows_bar(len(entries), f"reading {path.name}") as bar:
+        for row, entry in enumerate(entries):
+            try:
+                encoded = _encoded_bytes(entry, path, row)
+                if encoded in decoded:
+                    distinct.rows[row] = distinct.rows[decoded[encoded]]
+                else:
+                    distinct.set(row, _decode_image(encoded, path, row))
+                    decoded[encoded] = row
+            except ValueError as error:
+                report(error)
+            bar.update()
     return distinct.make_set(name, same)
 
 

@@ -26,6 +26,7 @@ from torchkit.data.validation_set.base import (
     list_path,
     npy_bytes,
     read_list,
+    rows_bar,
 )
 from torchkit.data.validation_set.colours import rows_out_of_range, to_8_bits, to_floats
 from torchkit.util.files import atomic_folder, atomic_write_bytes
@@ -182,12 +183,13 @@ def write_validation_set(
     check_pair_count(f"the images of {name!r}", len(rows), "give two rows for each pair")
     check_same(f"the list of {name!r}", same, len(rows))
 
-    with atomic_folder(root / name) as folder:
+    with atomic_folder(root / name) as folder, rows_bar(len(rows), f"writing {name}") as bar:
         empty = np.empty((0, *IMAGE_SHAPE), np.float32)
         store = bcolz.carray(empty, rootdir=str(folder), mode="w", chunklen=min(CHUNK_ROWS, len(rows)))
         for start in range(0, len(rows), ROWS_AT_ONCE):
             block = images[rows[start : start + ROWS_AT_ONCE]]
             store.append(to_floats(np.ascontiguousarray(block[:, ::-1])))
+            bar.update(len(block))
         store.flush()
         list_path(root, name).unlink(missing_ok=True)
     atomic_write_bytes(list_path(root, name), npy_bytes(same))
