@@ -1,4 +1,6 @@
 # make demo     train and evaluate on the ORL faces: results under runs/demo/
+# make reproduce FACES=faces.tar SERVER=recogniser.pth
+#               train and evaluate on real faces: the table of README, under runs/reproduce/
 # make test     the test suite, without what takes minutes
 # make slow     the rest of it
 # make bench    speed beside a plain baseline, as ratios: benchmarks/out/bench.json
@@ -10,13 +12,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint check bench clean
+.PHONY: demo reproduce test slow lint check bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m torchkit.data.prepare demo --out Data/demo --model-root model
 	$(BIN)/python train.py --config configs/demo.yaml --resume
 	$(BIN)/python validation/val_main.py --backbone-resume runs/demo/client.pth \
 		--data-root Data/demo/validation --datasets orl --out runs/demo/validation
+
+# FACES: aligned faces, train/ and val/ with train.txt ("path label") and val_pairs.txt ("path path same") as a tar file.
+# SERVER: a MobileFaceNet recogniser, TFace's state dict. A run that was stopped goes on.
+OUT := runs/reproduce
+reproduce: .venv/installed
+	@test -f "$(FACES)" || { echo "FACES = '$(FACES)' is no file; make reproduce FACES=faces.tar SERVER=recogniser.pth"; exit 2; }
+	@test -f "$(SERVER)" || { echo "SERVER = '$(SERVER)' is no file; make reproduce FACES=faces.tar SERVER=recogniser.pth"; exit 2; }
+	mkdir -p $(OUT)/faces
+	tar --extract --file "$(FACES)" --directory $(OUT)/faces
+	$(BIN)/python train.py --config configs/faces.yaml --resume DATA_ROOT=$(OUT)/faces INDEX_ROOT=$(OUT)/faces \
+		SERVER.CHECKPOINT="$(SERVER)" CLIENT.INIT="$(SERVER)" \
+		MODEL_ROOT=$(OUT) LOGS=$(OUT) LOG_ROOT=$(OUT)/tensorboard TEACHER_CACHE=""
+	$(BIN)/python -m torchkit.data.prepare pairs --root $(OUT)/faces --pairs $(OUT)/faces/val_pairs.txt \
+		--out $(OUT)/sets --name faces
+	$(BIN)/python validation/val_main.py --backbone-resume $(OUT)/client.pth --data-root $(OUT)/sets --datasets faces \
+		--out $(OUT)/validation
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

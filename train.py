@@ -1,26 +1,30 @@
-"""Train a PRO-Face C client against a frozen recogniser.
+"""Train a PRO-Face C client against a frozen recogniser, or a recogniser.
 
     python train.py                                    the paper's recipe, train.yaml
     python train.py --config my.yaml                   your own experiment
     python train.py NUM_EPOCH=3 SERVER.NAME=ir_50      with changes, in YAML syntax
+    python train.py --config configs/server.yaml       a recogniser (TASK: server), which can be a server afterwards
     python train.py --resume                           go on where a run was stopped
+    torchrun --nproc-per-node=2 train.py               in two processes, with a GPU each if there are any
 
 train.yaml explains every key with its unit. MODEL_ROOT receives client.pth (what validation/val_main.py takes), a
 client file after each of SAVE_EPOCHS, client_best.pth and validation.json if VALIDATION asks for them, checkpoints/,
-the resolved config.yaml and provenance.json; LOG_ROOT the TensorBoard curves; LOGS train.log.
+the resolved config.yaml and provenance.json; LOG_ROOT the TensorBoard curves; LOGS train.log. Of a recogniser the files
+are called server.pth (what SERVER.CHECKPOINT and validation/server_main.py take), and so on.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from torchkit.config import load_config
-from torchkit.task import TrainTask
+from torchkit.config import Config, load_config
+from torchkit.task import BaseTask, ServerTask, TrainTask
 from torchkit.task.profiling import profile_steps
-from torchkit.util.cli import run_command
 from torchkit.util.device import keep_freed_memory
+from torchkit.util.distributed import is_main
+from torchkit.util.processes import run_processes, start_processes
+from validation.server_while_training import ServerValidationHook
 from validation.while_training import ValidationHook
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "train.yaml"
@@ -42,19 +46,30 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def make_task(
+    config: Config, arguments: argparse.Namespace
+) -> tuple[BaseTask, type[ValidationHook] | type[ServerValidationHook]]:
+    """The run that TASK asks for, and what validates it between epochs."""
+    if config.TASK == "client":
+        return TrainTask(config, resume=arguments.resume, new_key=arguments.new_key), ValidationHook
+    if arguments.new_key:
+        raise ValueError("--new-key with TASK: server: a recogniser has no key; leave the option out")
+    return ServerTask(config, resume=arguments.resume), ServerValidationHook
+
+
 def main(arguments: argparse.Namespace) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("WORLD_SIZE > 1: training runs in one process; start train.py without torchrun")
     config = load_config(arguments.config, arguments.overrides)
-    task = TrainTask(config, resume=arguments.resume, new_key=arguments.new_key)
+    start_processes(config.DEVICE)
+    task, validation = make_task(config, arguments)
     if arguments.profile:
         table, trace = profile_steps(task, arguments.profile)
-        print(f"{table}\ntrace: {trace}")
+        if is_main():
+            print(f"{table}\ntrace: {trace}")
     else:
-        task.run([ValidationHook(config)] if config.VALIDATION.EVERY_EPOCHS else [])
+        task.run([validation(config)] if config.VALIDATION.EVERY_EPOCHS else [])
 
 
 if __name__ == "__main__":
     arguments = parse_arguments()
     keep_freed_memory()
-    run_command(lambda: main(arguments), arguments.traceback)
+    run_processes(lambda: main(arguments), arguments.traceback)

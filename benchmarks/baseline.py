@@ -21,7 +21,7 @@ from torchkit.backbone import NUM_TAPS, Backbone
 from torchkit.data.index import Index
 from torchkit.obfuscation import EVALUATION, Sampler, Strength, assign_cells
 from torchkit.system import ProFaceC
-from torchkit.util.pixels import HALF_RANGE, read_image
+from torchkit.util.pixels import HALF_RANGE
 from torchkit.util.seeding import content_stream
 
 GAUSSIAN_KERNEL_PX = 31
@@ -232,7 +232,7 @@ def load_batch(index: Index, sampler: Sampler, rng: np.random.Generator, size: i
     positions = rng.permutation(len(index))[:size]
     clear, obfuscated = [], []
     for position in positions:
-        image = read_image(index.root / index.paths[position], index.describe(position))
+        image = index.read(int(position))
         picture = to_float(image.transpose(2, 0, 1)[None])
         if rng.random() < 0.5:
             picture = picture.flip(-1)

@@ -31,6 +31,7 @@ FLOAT = ClientSettings(OWN_SHAPES, shuffle_taps=(1, 2), shuffle_block_px=7)
 QUANTISED = replace(FLOAT, bits=(8, 4, 2, 1))
 PRUNED = replace(FLOAT, pruned_channels=(0.5, 0.0, 1.0, 0.25), pruned_values=(0.5, 0.75, 0.0, 0.0))
 BOTH = replace(PRUNED, input="both", channel_order="bgr", bits=(2, 2, 4, 32))
+DIFFERENCE = replace(FLOAT, input="difference", bits=(2, 2, 4, 8), pruned_channels=(1.0, 0.5, 0.0, 0.75))
 
 
 @torch.no_grad()

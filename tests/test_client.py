@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
-from torchkit.server import CompensatedServer, Recogniser
+from torchkit.server import CompensatedServer, CompensationSettings, Recogniser
 from torchkit.system import ProFaceC
 from torchkit.util.pixels import residual
 
@@ -128,11 +128,11 @@ def test_interfaces_that_start_at_zero_send_nothing_but_can_learn() -> None:
 
 
 def test_interfaces_that_start_as_the_identity_send_the_taps() -> None:
-    client = Client(replace(SETTINGS, server_shapes=OWN_SHAPES), key_seed=0).eval()
+    client = Client(replace(SETTINGS, server_shapes=OWN_SHAPES, shuffle_taps=()), key_seed=0).eval()
     client.start_interfaces("identity")
     with torch.no_grad():
         features, taps = client(residuals()), client.backbone.taps(residuals())
-    assert torch.equal(features[0], client.shuffles["1"](taps[0]))
+    assert torch.equal(features[0], taps[0])
     assert all(torch.equal(feature, tap) for feature, tap in zip(features[1:], taps[1:], strict=True))
 
 
@@ -247,3 +247,77 @@ def test_input_of_both_starts_as_the_network_on_the_clear_picture() -> None:
 def test_dlib_takes_no_second_picture() -> None:
     with pytest.raises(ValueError, match="input 'both' with dlib_resnet"):
         ClientSettings(IR_SHAPES, backbone="dlib_resnet", input="both")
+
+
+# The difference of two pictures' maps
+
+DIFFERENCE = replace(SETTINGS, input="difference", shuffle_taps=())
+
+
+def test_difference_is_that_of_the_networks_maps() -> None:
+    client = Client(DIFFERENCE, key_seed=1).eval()
+    client.start_interfaces("random")
+    clear, obfuscated = (torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8) for _ in range(2))
+    with torch.no_grad():
+        found = client(client.prepare(clear, obfuscated))
+        maps = [client.backbone.taps(picture.float() / 127.5 - 1) for picture in (clear, obfuscated)]
+        for index, (a, b) in enumerate(zip(*maps, strict=True)):
+            torch.testing.assert_close(found[index], client.interfaces[index](a - b), rtol=1e-3, atol=1e-4)
+
+
+def test_where_nothing_was_removed_a_difference_sends_nothing() -> None:
+    client = Client(DIFFERENCE, key_seed=1).eval()
+    client.start_interfaces("identity")
+    picture = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8)
+    with torch.no_grad():
+        assert not any(feature.any() for feature in client(client.prepare(picture, picture)))
+
+
+@pytest.mark.parametrize("tap", [1, 2, 3, 4])
+def test_added_differences_of_the_servers_own_network_restore_the_clear_embedding(tap: int) -> None:
+    """With one tap's difference added, everything after that tap sees the clear picture's map."""
+    torch.manual_seed(tap)
+    recogniser = Recogniser("mobilefacenet", "rgb")
+    pruned = tuple(0.0 if index == tap else 1.0 for index in (1, 2, 3, 4))
+    shapes = tuple(recogniser.backbone.tap_shapes())
+    client = Client(replace(DIFFERENCE, server_shapes=shapes, pruned_channels=pruned), key_seed=1)
+    client.start_interfaces("identity")
+    state = recogniser.backbone.state_dict()
+    client.backbone.load_state_dict({name: state[name] for name in client.backbone.state_dict()})
+    client.set_progress(1, 1)
+    system = ProFaceC(client, recogniser, CompensationSettings("add")).eval()
+    clear, obfuscated = (torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8) for _ in range(2))
+    with torch.no_grad():
+        assert (recogniser(obfuscated) - recogniser(clear)).abs().max() > 1e-3
+        torch.testing.assert_close(system(clear, obfuscated), recogniser(clear), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_norms_keep_their_statistics_and_learn_their_factors(frozen: bool) -> None:
+    client = Client(DIFFERENCE, key_seed=1)
+    client.start_interfaces("random")
+    if frozen:
+        client.freeze_norms()
+    client.eval()
+    client.train()
+    before = {name: value.clone() for name, value in client.state_dict().items() if "running" in name}
+    clear, obfuscated = (torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8) for _ in range(2))
+    client(client.prepare(clear, obfuscated))[0].square().mean().backward()
+    after = client.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items()) is frozen
+    assert client.backbone.conv1.bn.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("block_px", [7, 14])
+def test_identity_undoes_the_key_where_one_block_is_shuffled(block_px: int) -> None:
+    settings = replace(SETTINGS, shuffle_taps=(2,), shuffle_block_px=block_px)  # tap 2 is 14x14
+    client = Client(settings, key_seed=1).eval()
+    client.start_interfaces("identity")
+    with torch.no_grad():
+        feature, tap = client(residuals())[1], client.backbone.taps(residuals())[1]
+    expected = tap
+    if block_px == 7:  # four blocks share an interface: in each, a channel is the mean of what the four keys want
+        key = client.state_dict()["shuffles.2.key"]
+        mean = torch.stack([tap[:, permutation.argsort()] for permutation in key]).mean(0)
+        expected = shuffled(mean, key, 7)
+    torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5)

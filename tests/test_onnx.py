@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from parties import BOTH, FLOAT, QUANTISED, trained_client
+from parties import BOTH, DIFFERENCE, FLOAT, QUANTISED, trained_client
 
 import torchkit.client.__main__ as client_command
 from torchkit.client import Client, ClientSettings
@@ -34,7 +34,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 def check(client: Client, runtime: onnxruntime.InferenceSession, batch: int) -> None:
     """Compare what both make of random inputs."""
     generator = torch.Generator().manual_seed(batch)
-    prepared = torch.randn(batch, client.backbone.input_channels, 112, 112, generator=generator)
+    prepared = torch.randn(batch, client.input_channels, 112, 112, generator=generator)
     with torch.inference_mode():
         expected = [feature.numpy() for feature in client(prepared)]
     found = runtime.run(None, {INPUT: prepared.numpy()})
@@ -54,15 +54,15 @@ def check(client: Client, runtime: onnxruntime.InferenceSession, batch: int) -> 
 
 @pytest.mark.parametrize(
     "settings",
-    [QUANTISED, BOTH, PUBLISHED],
-    ids=["quantised", "both inputs, pruned and quantised", "published layout"],
+    [QUANTISED, BOTH, DIFFERENCE, PUBLISHED],
+    ids=["quantised", "both inputs, pruned and quantised", "difference of two pictures", "published layout"],
 )
 def test_any_batch_gives_the_clients_features(settings: ClientSettings, tmp_path: Path) -> None:
     client = trained_client(settings)
     export_onnx(client, tmp_path / "client.onnx")
     runtime = session(tmp_path / "client.onnx")
     (given,) = runtime.get_inputs()
-    assert (given.name, given.shape) == (INPUT, ["batch", client.backbone.input_channels, 112, 112])
+    assert (given.name, given.shape) == (INPUT, ["batch", client.input_channels, 112, 112])
     declared = [(output.name, output.shape) for output in runtime.get_outputs()]
     shapes = zip(OUTPUTS, client.feature_shapes, strict=True)
     assert declared == [(name, ["batch", *shape]) for name, shape in shapes]

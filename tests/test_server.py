@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchkit.backbone import BACKBONES, get_model
 from torchkit.client import Client, ClientSettings
-from torchkit.server import RECOGNISERS, CompensatedServer, Compensation, Recogniser, load_recogniser
+from torchkit.server import (
+    RECOGNISERS,
+    CompensatedServer,
+    Compensation,
+    CompensationSettings,
+    Recogniser,
+    load_recogniser,
+)
 from torchkit.system import ProFaceC
 from torchkit.util.checkpoint import save_weights_file
 
@@ -186,10 +194,10 @@ def test_server_is_the_backbone_with_each_map_compensated(server: CompensatedSer
             expected_maps.append(x)
         embedding = backbone.output_layer(x)
         maps, found = server.trace(images, features)
-        assert torch.equal(server(images, features), found)
+        assert torch.equal(server(images, features), F.normalize(found))
     for one, other in zip(maps, expected_maps, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found, embedding / embedding.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, embedding, rtol=1e-4, atol=1e-4)
 
 
 def test_no_features_leave_the_plain_recogniser(server: CompensatedServer, images: Tensor) -> None:
@@ -206,7 +214,7 @@ def test_recogniser_traces_the_maps_that_are_compensated(server: CompensatedServ
         same_maps, _ = server.trace(images, zero)
     assert [tuple(m.shape[1:]) for m in maps] == SHAPES
     assert all(torch.equal(a, b) for a, b in zip(maps, same_maps, strict=True))
-    assert torch.equal(embedding, server.recogniser(images))
+    assert torch.equal(F.normalize(embedding), server.recogniser(images))
 
 
 def test_features_of_one_picture_do_not_reach_the_other(server: CompensatedServer, images: Tensor) -> None:
@@ -306,3 +314,38 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "weights.pth").write_bytes(data)
     with pytest.raises(ValueError, match=r"server checkpoint .*weights\.pth cannot be read"):
         load_recogniser("mobilefacenet", tmp_path / "weights.pth")
+
+
+# Forms of the compensation
+
+
+@pytest.mark.parametrize("form", ["gate", "add", "film"])
+@pytest.mark.parametrize("weights_per", ["element", "channel"])
+def test_each_form_is_its_formula(form: str, weights_per: str) -> None:
+    torch.manual_seed(3)
+    head = Compensation(SHAPES, CompensationSettings(form, weights_per))
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    for tap, (channels, height, width) in enumerate(SHAPES):
+        s, a = torch.randn(2, *SHAPES[tap]).double(), torch.randn(2, *SHAPES[tap]).double()
+        w = head.weights[tap].double()
+        assert w.shape == ((channels, height, width) if weights_per == "element" else (channels, 1, 1))
+        if form == "gate":
+            expected = s + a * w / (1 + torch.exp(-s))
+        elif form == "add":
+            expected = s + a * w
+        else:
+            expected = s * (1 + a * head.scales[tap].double()) + a * w
+        torch.testing.assert_close(head(tap, s, a), expected)
+
+
+@pytest.mark.parametrize("form", ["add", "film"])
+def test_compensation_starts_as_plain_addition(form: str) -> None:
+    s, a = torch.randn(2, *SHAPES[0]), torch.randn(2, *SHAPES[0])
+    assert torch.equal(Compensation(SHAPES, CompensationSettings(form))(0, s, a), s + a)
+
+
+@pytest.mark.parametrize("given", [("sum", "element"), ("gate", "pixel")])
+def test_unknown_compensation_is_refused(given: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="allowed are"):
+        CompensationSettings(*given)

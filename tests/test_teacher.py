@@ -116,3 +116,16 @@ def test_two_runs_may_share_a_store(tmp_path: Path) -> None:
     reopened = EmbeddingStore(tmp_path / "store.bin", 16)
     for digests, embeddings in (a, b, c):
         np.testing.assert_array_equal(reopened.get(digests), embeddings)
+
+
+def test_a_store_finds_what_another_process_added(tmp_path: Path) -> None:
+    own, other = (EmbeddingStore(tmp_path / "store.bin", 16) for _ in range(2))
+    a, b, c = records(2, 16), records(3, 16), records(4, 16)
+    own.add(*a)
+    other.add(*b)
+    other.add(*c)
+    np.testing.assert_array_equal(own.get(b[0]), b[1])
+    np.testing.assert_array_equal(own.get(c[0]), c[1])
+    assert other.get(np.concatenate([a[0], c[0]])) is not None
+    assert len(own) == len(other) == 9
+    assert (tmp_path / "store.bin").stat().st_size == 9 * 84  # nothing was added twice

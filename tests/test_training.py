@@ -335,7 +335,7 @@ def test_profile_prints_a_table_and_writes_a_trace(train: Run, experiment: Path)
 BAD_INPUT = {
     "unknown key": (["NUM_EPOCS=3"], "unknown key NUM_EPOCS; did you mean NUM_EPOCH?"),
     "wrong type": (["NUM_EPOCH=many"], "NUM_EPOCH = 'many': input should be a valid integer"),
-    "missing index": (["DATASETS.0.name=nowhere"], "index not found: "),
+    "missing index": (["DATASETS.0.name=nowhere"], "no training set 'nowhere'"),
     "missing checkpoint": (["SERVER.CHECKPOINT=nowhere.pth"], "server checkpoint not found: "),
     "missing client": (["BACKBONE_RESUME=nowhere.pth"], "client file not found: "),
     "other network": (["SERVER.NAME=ir_18"], "for ir_18 lacks key 'input_layer.0.weight'"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parties import BOTH, FLOAT, PRUNED, QUANTISED, trained_client, whole_system, write_files
+from parties import BOTH, DIFFERENCE, FLOAT, PRUNED, QUANTISED, trained_client, whole_system, write_files
 from torch import Tensor
 
 from torchkit.backbone import get_model
@@ -38,6 +38,7 @@ SETTINGS = {
     "quantised": QUANTISED,
     "pruned": PRUNED,
     "both inputs, pruned and quantised": BOTH,
+    "difference of two pictures": DIFFERENCE,
     "1 bit, pruned channels": replace(FLOAT, bits=(1,) * 4, pruned_channels=(0.5, 0.25, 0.75, 0.5)),
     "lossy picture": replace(QUANTISED, picture_quality=30),
     "published layout": ClientSettings(IR_SHAPES, layout="published", shuffle_block_px=28),

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import TinySet, draw_face
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchkit.backbone import get_model
 from torchkit.config import load_config
@@ -61,7 +62,10 @@ def test_scores_are_the_evaluators_and_the_best_client_is_kept(experiment: Path)
         assert score.accuracies[COMPENSATED] == score.compensated == pytest.approx(expected)
     best = max(scores, key=lambda score: (score.compensated, -score.epoch))
     assert (out / "client_best.pth").read_bytes() == (out / f"client_epoch_{best.epoch:03d}.pth").read_bytes()
-    assert list((out / "tensorboard").glob("events*"))
+    curves = EventAccumulator(str(out / "tensorboard")).Reload()
+    for name in scores[0].accuracies:
+        curve = [event.value for event in curves.Scalars(f"validation/{name}")]
+        assert curve == pytest.approx([score.accuracies[name] for score in scores])
 
 
 def test_the_run_does_not_notice(experiment: Path) -> None:

@@ -73,15 +73,16 @@ class DatasetConfig(Group):
     """One branch of training data, with a margin head of its own."""
 
     name: str
-    """INDEX_ROOT/name.txt lists `relative/path label` a line."""
+    """Of the set: INDEX_ROOT/name.txt, DATA_ROOT/name/train.rec or another form, see Data/README.md."""
     batch_size: Positive = 64
-    """Images of this branch a step."""
+    """Images of this branch a step, of all processes together."""
     weight: Fraction = 1.0
     """Factor of this branch's margin-softmax loss."""
     scale: Annotated[float, Field(gt=0)] = 64.0
     """s of the margin softmax."""
     margin: Fraction = 0.5
-    """m of the margin softmax: radians for ArcFace, cosine for CosFace."""
+    """m of the margin softmax: radians for ArcFace and CurricularFace, a cosine for CosFace, PartialFC and CIFP, both
+    for AdaFace; NormFace has none."""
 
 
 class ServerConfig(Group):
@@ -104,14 +105,51 @@ class ClientConfig(Group):
     """native: features leave at the client's resolution; published: as in published weights."""
     CHANNEL_ORDER: Literal["rgb", "bgr"] = "rgb"
     """Colour order of the residual."""
-    INPUT: Literal["residual", "both"] = "residual"
-    """residual: clear minus obfuscated; both: that and the obfuscated picture."""
+    INPUT: Literal["residual", "both", "difference"] = "residual"
+    """residual: clear minus obfuscated; both: that and the obfuscated picture; difference: of the network's maps."""
     INTERFACE: Literal["zero", "identity", "random"] = "zero"
     """How the interfaces start: see Client.start_interfaces."""
     INIT: ConfigPath | None = None
     """Weights of the bare backbone to start from, e.g. a recogniser's."""
+    FREEZE_NORMS: bool = False
+    """Keep the statistics of the batch norms that INIT brings."""
     PICTURE_QUALITY: Annotated[int, Field(ge=0, le=100)] | None = None
     """Of the obfuscated picture: null lossless, 0..100 lossy WebP."""
+
+
+class CompensationConfig(Group):
+    """How the server uses the features."""
+
+    FORM: Literal["gate", "add", "film"] = "gate"
+    """See torchkit.server.compensation."""
+    WEIGHTS_PER: Literal["element", "channel"] = "element"
+    """What of a map has a weight of its own."""
+
+
+class CameraConfig(Group):
+    """What a camera does to a training picture before the client sees it; every range includes both ends."""
+
+    SHARE: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of the pictures; the others stay as they are."""
+    BRIGHTNESS: tuple[float, float] = (0.5, 2.0)
+    """Factor of the pixel values."""
+    SHIFT_PX: Annotated[int, Field(ge=0, le=INPUT_SIZE_PX // 4)] = 6
+    """Largest shift along either axis."""
+    JPEG_QUALITY: tuple[int, int] = (20, 95)
+
+    @field_validator("BRIGHTNESS")
+    @classmethod
+    def _factors(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)}: expected [low, high] with 0 < low <= high")
+        return value
+
+    @field_validator("JPEG_QUALITY")
+    @classmethod
+    def _qualities(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] <= value[1] <= 100:
+            raise ValueError(f"{list(value)}: expected [low, high] with 0 <= low <= high <= 100")
+        return value
 
 
 class ObfuscationConfig(Group):
@@ -200,6 +238,13 @@ class PruneConfig(Group):
         return value
 
 
+class HeadConfig(Group):
+    """Of the margin heads, beside each branch's scale and margin."""
+
+    SAMPLE_RATE: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the identities that takes part in a step; null: 0.1 for PartialFC, 1 for the others."""
+
+
 class DistillationConfig(Group):
     """Pulls the compensated embedding to the clear picture's."""
 
@@ -208,6 +253,8 @@ class DistillationConfig(Group):
     WEIGHT: Fraction = 10.0
     MAP_WEIGHT: Fraction = 0.0
     """Factor of the relative error of the server's maps at the taps."""
+    DDL_WEIGHT: Fraction = 0.0
+    """Factor of the distribution distillation loss; its positive part needs several pictures of an identity a batch."""
 
 
 class ValidationConfig(Group):
@@ -235,6 +282,8 @@ RETIRED = {
 class Config(Group):
     """An experiment. The defaults are the paper's recipe; train.yaml explains every key."""
 
+    TASK: Literal["client", "server"] = "client"
+    """What is trained: a client against a frozen recogniser, or a recogniser (BACKBONE_NAME)."""
     SEED: int = 1567
     DATA_ROOT: ConfigPath
     INDEX_ROOT: ConfigPath
@@ -254,7 +303,7 @@ class Config(Group):
     LOGS: ConfigPath
 
     DIST_FC: bool = True
-    HEAD_NAME: Literal["ArcFace", "CosFace"] = "ArcFace"
+    HEAD_NAME: Literal["ArcFace", "CosFace", "NormFace", "CurricularFace", "AdaFace", "PartialFC", "CIFP"] = "ArcFace"
     LOSS_NAME: Literal["DistCrossEntropy", "CrossEntropy"] = "DistCrossEntropy"
     RGB_MEAN: tuple[float, float, float] = (0.5, 0.5, 0.5)
     RGB_STD: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -281,11 +330,14 @@ class Config(Group):
 
     SERVER: ServerConfig = ServerConfig()
     CLIENT: ClientConfig = ClientConfig()
+    COMPENSATION: CompensationConfig = CompensationConfig()
+    CAMERA: CameraConfig = CameraConfig()
     OBFUSCATION: ObfuscationConfig = ObfuscationConfig()
     SHUFFLE: ShuffleConfig = ShuffleConfig()
     QUANTIZE: QuantizeConfig = QuantizeConfig()
     PRUNE: PruneConfig = PruneConfig()
     VALIDATION: ValidationConfig = ValidationConfig()
+    HEAD: HeadConfig = HeadConfig()
     DISTILLATION: DistillationConfig = DistillationConfig()
 
     _name = field_validator("BACKBONE_NAME")(canonical_name)
@@ -315,6 +367,24 @@ class Config(Group):
             raise ValueError(
                 f"PRUNE.VALUES {list(self.PRUNE.VALUES)} with QUANTIZE.BITS {list(self.QUANTIZE.BITS)}: codes of 1 bit "
                 "have no zero; prune channels of that tap, or give it 2 bits"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _norms(self) -> Config:
+        if self.CLIENT.FREEZE_NORMS and self.CLIENT.INIT is None and self.BACKBONE_RESUME is None:
+            raise ValueError(
+                "CLIENT.FREEZE_NORMS = true without CLIENT.INIT: batch norms that start from nothing have no "
+                "statistics to keep; give weights to start from"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Config:
+        if self.TASK == "server" and self.BACKBONE_NAME == "dlib_resnet":
+            raise ValueError(
+                "BACKBONE_NAME = dlib_resnet with TASK: server: its batch norms are folded away, so that it can be "
+                "used but not trained; train another network, e.g. MobileFaceNet or IR_18"
             )
         return self
 

@@ -6,7 +6,7 @@ the recogniser. A published client state dict is recognised by its keys and read
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from torchkit import __version__
 from torchkit.client import Client, ClientSettings
-from torchkit.server import CompensatedServer, Recogniser
+from torchkit.server import CompensatedServer, CompensationSettings, Recogniser
+from torchkit.server.compensation import PUBLISHED
 from torchkit.util.checkpoint import load_state, load_weights_file, plain_state, save_weights_file
 
 FORMAT = "proface-c client"
@@ -55,6 +56,8 @@ class ClientFile:
     compensation: dict[str, Tensor]
     """Empty in a file for a phone."""
     server: ServerReference
+    how: CompensationSettings = PUBLISHED
+    """How the server uses the features."""
     trained_steps: int = 0
 
 
@@ -64,10 +67,10 @@ class ProFaceC(nn.Module):
     Shape: clear and obfuscated pictures (B, 3, 112, 112) uint8 RGB -> embeddings (B, D), unit length.
     """
 
-    def __init__(self, client: Client, recogniser: Recogniser) -> None:
+    def __init__(self, client: Client, recogniser: Recogniser, how: CompensationSettings = PUBLISHED) -> None:
         super().__init__()
         self.client = client
-        self.server = CompensatedServer(recogniser)
+        self.server = CompensatedServer(recogniser, how)
 
     @property
     def recogniser(self) -> Recogniser:
@@ -101,7 +104,7 @@ def build_system(file: ClientFile, recogniser: Recogniser, where: str) -> ProFac
         raise ValueError(
             f"{where} holds no compensation weights: it is a client file for a phone; take the one that train.py wrote"
         )
-    system = ProFaceC(restore_client(file, where), recogniser)
+    system = ProFaceC(restore_client(file, where), recogniser, file.how)
     load_state(system.server.compensation, file.compensation, f"{where}, compensation")
     return system.eval()
 
@@ -120,12 +123,14 @@ def restore_client(file: ClientFile, where: str) -> Client:
 def save_client_file(path: Path, system: ProFaceC, server: ServerReference, trained_steps: int) -> None:
     """Write the client, whole or not at all; the same weights give the same bytes."""
     weights = plain_state(system.client), plain_state(system.server.compensation)
-    _write(path, ClientFile(system.client.settings, *weights, server, trained_steps))
+    how = system.server.compensation.settings
+    _write(path, ClientFile(system.client.settings, *weights, server, how, trained_steps))
 
 
 def save_phone_file(path: Path, client: Client, server: ServerReference, trained_steps: int) -> None:
     """Write what a phone needs: the client file without compensation weights and the place of the server's weights."""
-    _write(path, ClientFile(client.settings, plain_state(client), {}, replace(server, checkpoint=None), trained_steps))
+    phone = replace(server, checkpoint=None)
+    _write(path, ClientFile(client.settings, plain_state(client), {}, phone, trained_steps=trained_steps))
 
 
 def _write(path: Path, file: ClientFile) -> None:
@@ -136,6 +141,7 @@ def _write(path: Path, file: ClientFile) -> None:
         "settings": file.settings.as_dict(),
         "client": file.client,
         "compensation": file.compensation,
+        "compensation_settings": asdict(file.how),
         "server": {
             "name": file.server.name,
             "checkpoint": str(file.server.checkpoint) if file.server.checkpoint else None,
@@ -177,6 +183,7 @@ def _own_file(contents: dict[str, Any], path: Path) -> ClientFile:
             client=dict(contents["client"]),
             compensation=dict(contents["compensation"]),
             server=ServerReference(server["name"], checkpoint, server["channel_order"]),
+            how=CompensationSettings(**contents.get("compensation_settings", {})),  # absent: as published
             trained_steps=int(contents["trained_steps"]),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:

@@ -24,7 +24,7 @@ from torchkit.client.shuffle import BlockChannelShuffle, draw_key
 from torchkit.util.pixels import CHANNEL_ORDERS, network_input, residual
 
 LAYOUTS = ("native", "published")
-INPUTS = ("residual", "both")
+INPUTS = ("residual", "both", "difference")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class ClientSettings:
     layout: str = "native"
     channel_order: str = "rgb"
     input: str = "residual"
-    """residual: clear minus obfuscated; both: that and the obfuscated picture, which the server has anyway."""
+    """residual: clear minus obfuscated; both: that and the obfuscated picture, which the server has anyway;
+    difference: the backbone's maps of the clear picture minus its maps of the obfuscated one."""
     shuffle_taps: tuple[int, ...] = (1,)
     """Taps, counted from 1, whose features are shuffled."""
     shuffle_block_px: int = 14
@@ -113,13 +114,15 @@ class Client(nn.Module):
         settings: what to build.
         key_seed: seed of the key; None: from the operating system.
 
-    Shape: what `prepare` makes of a picture, the residual (B, 3, 112, 112) in [-2, 2] or twice the channels -> list of
-    four (B, C_i, h_i, w_i), with the server's channels C_i.
+    Shape: what `prepare` makes of a picture, (B, input_channels, 112, 112) in [-2, 2] -> list of four
+    (B, C_i, h_i, w_i), with the server's channels C_i.
     """
 
     def __init__(self, settings: ClientSettings, key_seed: int | None = None) -> None:
         super().__init__()
         self.settings = settings
+        self.input_channels = 3 if settings.input == "residual" else 6
+        self.norms_are_frozen = False
         self.backbone = headless(get_model(settings.backbone))
         if settings.input == "both":
             widen_input(self.backbone)
@@ -145,6 +148,19 @@ class Client(nn.Module):
             if settings.bits[index] != FLOAT_BITS:
                 self.quantisers[str(index + 1)] = Quantiser(settings.bits[index])
 
+    def freeze_norms(self) -> None:
+        """Keep the batch norms' statistics as they are, in training too: for a backbone that starts from weights."""
+        self.norms_are_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Client:
+        super().train(mode)
+        if self.norms_are_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
     def _draw_key(self, tap: int, seed: int | None) -> Tensor:
         return draw_key(self.feature_shapes[tap - 1], self.settings.shuffle_block_px, seed, f"tap {tap}")
 
@@ -164,25 +180,40 @@ class Client(nn.Module):
         """Set the interfaces to where training starts.
 
         Args:
-            how: "zero": no features, the server starts as if it got none; "identity": the taps themselves, channel
-                by channel, for a backbone with the recogniser's own weights; "random": as published.
+            how: "zero": no features, the server starts as if it got none; "identity": such that the taps themselves
+                leave, channel by channel in the server's order, for a backbone with the recogniser's own weights;
+                "random": as published.
         """
-        for interface in self.interfaces:
-            assert isinstance(interface, nn.Conv2d)
+        for tap, interface in enumerate(self.interfaces, start=1):
+            assert isinstance(interface, nn.Conv2d) and interface.bias is not None
             if how == "random":
                 interface.reset_parameters()
                 continue
-            (nn.init.zeros_ if how == "zero" else nn.init.dirac_)(interface.weight)
-            assert interface.bias is not None
             nn.init.zeros_(interface.bias)
+            nn.init.zeros_(interface.weight)
+            if how == "identity":
+                interface.weight.data[:, :, 0, 0] = self._identity(tap, interface.in_channels)
+
+    def _identity(self, tap: int, channels: int) -> Tensor:
+        """(C_i, channels): an interface after which shuffled features are the tap's maps, where one block is shuffled.
+
+        Several blocks want several; their mean is the nearest to all of them.
+        """
+        identity = torch.eye(self.feature_shapes[tap - 1][0], channels)
+        if str(tap) not in self.shuffles:
+            return identity
+        inverses = self.shuffles[str(tap)].key.argsort(dim=1)  # (blocks, C_i)
+        return identity[inverses].mean(dim=0)
 
     def prepare(self, clear: Tensor, obfuscated: Tensor) -> Tensor:
-        """(B, 3, 112, 112) uint8 RGB twice -> the network's input."""
+        """(B, 3, 112, 112) uint8 RGB twice -> the client's input (B, input_channels, 112, 112)."""
         order = self.settings.channel_order
-        removed = residual(clear, obfuscated, order)
         if self.settings.input == "residual":
-            return removed
-        return torch.cat([removed, network_input(obfuscated, order)], dim=1)
+            return residual(clear, obfuscated, order)
+        first = (
+            network_input(clear, order) if self.settings.input == "difference" else residual(clear, obfuscated, order)
+        )
+        return torch.cat([first, network_input(obfuscated, order)], dim=1)
 
     def forward(self, prepared: Tensor) -> list[Tensor]:
         return [self._quantised(name, feature) for name, feature in self.unquantised(prepared).items()]
@@ -197,7 +228,13 @@ class Client(nn.Module):
 
     def unquantised(self, prepared: Tensor) -> dict[str, Tensor]:
         """The features before they are quantised, by tap ("1".."4")."""
-        return {str(index + 1): self._feature(index, tap) for index, tap in enumerate(self.backbone.taps(prepared))}
+        return {str(index + 1): self._feature(index, tap) for index, tap in enumerate(self._taps(prepared))}
+
+    def _taps(self, prepared: Tensor) -> list[Tensor]:
+        if self.settings.input != "difference":
+            return self.backbone.taps(prepared)
+        both = self.backbone.taps(torch.cat(prepared.chunk(2, dim=1)))  # clear pictures, then obfuscated ones
+        return [clear - obfuscated for clear, obfuscated in (tap.chunk(2) for tap in both)]
 
     def _feature(self, index: int, tap: Tensor) -> Tensor:
         feature = resize(tap, self.feature_shapes[index][1:])

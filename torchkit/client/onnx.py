@@ -48,7 +48,7 @@ def _traced(client: Client) -> bytes:
     That exporter is deprecated since PyTorch 2.9, but does the same in every version that the toolkit runs with. Its
     successor needs a version of onnxscript that fits PyTorch's, and seconds instead of a moment.
     """
-    example = torch.zeros(2, client.backbone.input_channels, INPUT_SIZE_PX, INPUT_SIZE_PX)
+    example = torch.zeros(2, client.input_channels, INPUT_SIZE_PX, INPUT_SIZE_PX)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # It warns of every decision that depends on a shape or a setting; none depends on the picture or the batch.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from torchkit.util.distributed import gather, rank, reduce_sum, world_size
+
 MEMORY = 0.95
 """Of the running means: the weight of what was before."""
 SAMPLE = 1 << 16
@@ -62,7 +64,8 @@ class Pruner(nn.Module):
 
     @torch.no_grad()
     def _note_importance(self, gradient: Tensor) -> None:
-        change = gradient.flatten(1).abs().float().mean(0)
+        # Each process's gradients are as many times too large as there are processes, until they are averaged.
+        change = reduce_sum(gradient.flatten(1).abs().float().mean(0)) / world_size() ** 2
         self.importance.mul_(MEMORY).add_(change, alpha=1 - MEMORY)
 
     def _without_small(self, x: Tensor) -> Tensor:
@@ -80,12 +83,21 @@ class Pruner(nn.Module):
     @torch.no_grad()
     def _follow_threshold(self, x: Tensor) -> None:
         """Move the threshold towards the quantile of this batch's magnitudes, the first time all the way."""
-        values = x[:, self.keep].abs().flatten().float()
-        if not len(values):
+        values = x[:, self.keep].abs().flatten(1).float()
+        if not values.numel():
             return
-        values = values[:: max(1, len(values) // SAMPLE)]
-        found = torch.quantile(values, self.value_share * self.ramp)
+        found = torch.quantile(gather(_sampled(values)), self.value_share * self.ramp)
         self.threshold.lerp_(found, 1 - MEMORY if self.threshold > 0 else 1.0)
+
+
+def _sampled(values: Tensor) -> Tensor:
+    """This process's part of every n-th value (B, V) of all processes' pictures, whose order is the sampler's."""
+    processes, size = world_size(), values.shape[1]
+    step = max(1, values.numel() * processes // SAMPLE)
+    if processes == 1:
+        return values.flatten()[::step]
+    firsts = range(rank() * size, len(values) * processes * size, processes * size)  # each picture's, among all values
+    return torch.cat([row[-first % step :: step] for row, first in zip(values, firsts, strict=True)])
 
 
 def kept_channels(channels: int, pruned_share: float) -> int:

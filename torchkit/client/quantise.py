@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchkit.util.distributed import reduce_sum, world_size
+
 BITS = (1, 2, 4, 8)
 FLOAT_BITS = 32
 """Stands for features that are not quantised: float32."""
@@ -119,9 +121,17 @@ class Quantiser(nn.Module):
     @torch.no_grad()
     def _follow(self, x: Tensor) -> None:
         """Move the step to the mean, over the batches so far, of LSQ's start; pruned features do not count."""
-        sent = x[x != 0]
-        if not len(sent):
+        magnitude = _mean_magnitude(x[x != 0])
+        if magnitude is None:
             return
-        start = 2 * sent.abs().mean() / math.sqrt(code_range(self.bits)[1])
+        start = 2 * magnitude / math.sqrt(code_range(self.bits)[1])
         self.batches += 1
         self.log_step.copy_(self.step.lerp(start.clamp(min=MIN_START), 1 / self.batches.item()).log())
+
+
+def _mean_magnitude(values: Tensor) -> Tensor | None:
+    """Mean of all processes' |values|; None if there are none."""
+    if world_size() == 1:
+        return values.abs().mean() if len(values) else None
+    total, count = reduce_sum(torch.stack([values.abs().sum(), values.new_tensor(len(values))]).double())
+    return (total / count).float() if count else None

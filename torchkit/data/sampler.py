@@ -1,4 +1,7 @@
-"""Which samples make a batch. A function of seed, epoch and step, so that a run can resume at any step."""
+"""Which samples make a batch. A function of seed, epoch and step, so that a run can resume at any step.
+
+Where several processes train together, each takes its part of the batch that one process would take.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,31 @@ class BranchBatchSampler(Sampler[list[SampleKey]]):
 
     Args:
         sizes: pictures in each branch.
-        batch_sizes: samples of each branch in a batch.
+        batch_sizes: samples of each branch in a batch, of all processes together.
         seed: seed of the order.
+        rank: this process, from 0; its sample i is sample i * processes + rank of the batch.
+        processes: among which a batch is shared out.
 
     Raises:
-        ValueError: a branch that is smaller than its share of a batch.
+        ValueError: a branch that is smaller than its share of a batch, or one that cannot be shared out evenly.
     """
 
-    def __init__(self, sizes: Sequence[int], batch_sizes: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, sizes: Sequence[int], batch_sizes: Sequence[int], seed: int, rank: int = 0, processes: int = 1
+    ) -> None:
         for branch, (size, batch_size) in enumerate(zip(sizes, batch_sizes, strict=True)):
             if size < batch_size:
                 raise ValueError(
                     f"DATASETS.{branch}.batch_size = {batch_size}, but the set has only {size} pictures; "
                     "take a smaller batch"
                 )
+            if batch_size % processes:
+                raise ValueError(
+                    f"DATASETS.{branch}.batch_size = {batch_size} counts the pictures of all processes together, and "
+                    f"{processes} of them share it out evenly: take a multiple of {processes}"
+                )
         self.sizes, self.batch_sizes, self.seed = sizes, batch_sizes, seed
+        self.rank, self.processes = rank, processes
         self.epoch = 0
         self.first_step = 0
 
@@ -53,7 +66,7 @@ class BranchBatchSampler(Sampler[list[SampleKey]]):
             for branch, size in enumerate(self.batch_sizes):
                 for draw in range(step * size, (step + 1) * size):
                     batch.append(SampleKey(branch, epoch, draw, int(orders[branch][draw])))
-            yield batch
+            yield batch[self.rank :: self.processes]  # of each branch as many: its share is a multiple
 
     def _order(self, branch: int, epoch: int) -> np.ndarray:
         """Positions in the order in which an epoch draws them; repeated with a new order as often as needed."""

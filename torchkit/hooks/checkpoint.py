@@ -6,14 +6,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from torchkit.hooks.base import Hook
+from torchkit.util import distributed
 
 if TYPE_CHECKING:
     from torchkit.task.base import BaseTask
 
 
 class CheckpointHook(Hook):
-    """Args:
+    """Runs in all processes: the parts of heads are collected from them. The main one's clock counts.
+
+    Args:
     save_epochs: epochs, counted from 1, after which to save and to export; None: all.
     save_minutes: minutes between checkpoints within an epoch.
     """
@@ -26,14 +31,19 @@ class CheckpointHook(Hook):
 
     def after_step(self, task: BaseTask, metrics: Mapping[str, float]) -> None:
         # The last step of an epoch is saved with the epoch, which is counted only then.
-        if time.monotonic() - self.saved_at >= self.save_seconds and task.step % task.steps_per_epoch:
+        if task.step % task.steps_per_epoch and self._is_time(task):
             self._save(task)
 
     def after_epoch(self, task: BaseTask) -> None:
         last = task.epoch == task.config.NUM_EPOCH
         if self.save_epochs is None or task.epoch in self.save_epochs or last:
-            task.export(epoch=task.epoch)
+            if distributed.is_main():
+                task.export(epoch=task.epoch)
             self._save(task)
+
+    def _is_time(self, task: BaseTask) -> bool:
+        due = distributed.is_main() and time.monotonic() - self.saved_at >= self.save_seconds
+        return bool(distributed.reduce_max(torch.tensor(int(due), device=task.device)))
 
     def _save(self, task: BaseTask) -> None:
         task.save_checkpoint()

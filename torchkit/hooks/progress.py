@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from torchkit.hooks.base import Hook
+from torchkit.util import distributed
 from torchkit.util.meters import Meters
 
 if TYPE_CHECKING:
@@ -66,13 +67,16 @@ class TqdmHandler(logging.Handler):
 
 
 def start_logging(folder: Path) -> None:
-    """Send the toolkit's log to the terminal and, appended, to folder/train.log."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Send the toolkit's log to the terminal and, appended, to folder/train.log; that of the main process alone."""
     logger.setLevel(logging.INFO)
     logger.propagate = False
     for old in list(logger.handlers):
         logger.removeHandler(old)
         old.close()
+    if not distributed.is_main():
+        logger.addHandler(logging.NullHandler())
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     form = logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S")
     for handler in (TqdmHandler(), logging.FileHandler(folder / "train.log", encoding="utf-8")):
         handler.setFormatter(form)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from torchkit import __version__
 from torchkit.backbone import Shape
-from torchkit.server.compensation import CompensatedServer
+from torchkit.server.compensation import CompensatedServer, CompensationSettings
 from torchkit.server.decoder import Decoder
 from torchkit.server.fold import fold_batch_norms
 from torchkit.server.recogniser import Recogniser
@@ -29,6 +30,7 @@ def save_server_file(
         "channel_order": server.recogniser.channel_order,
         "backbone": plain_state(server.recogniser.backbone),
         "compensation": plain_state(server.compensation),
+        "compensation_settings": asdict(server.compensation.settings),
         "client_fingerprint": fingerprint.hex(),
         "feature_shapes": [list(shape) for shape in feature_shapes],
     }
@@ -50,11 +52,12 @@ def load_server_file(path: Path) -> Decoder:
         recogniser = Recogniser(contents["recogniser"], contents["channel_order"])
         backbone, compensation = dict(contents["backbone"]), dict(contents["compensation"])
         shapes = [(int(c), int(h), int(w)) for c, h, w in contents["feature_shapes"]]
+        settings = CompensationSettings(**contents.get("compensation_settings", {}))  # absent: as published
         fingerprint = bytes.fromhex(contents["client_fingerprint"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is a server file, but damaged: {error!r}") from error
     fold_batch_norms(recogniser.backbone)  # as they were when the file was written
     load_state(recogniser.backbone, backbone, str(path))
-    server = CompensatedServer(recogniser)
+    server = CompensatedServer(recogniser, settings)
     load_state(server.compensation, compensation, f"{path}, compensation")
     return Decoder(server, shapes, fingerprint)

@@ -1,4 +1,4 @@
-"""A training run: set-up, loop, hooks, checkpoints. What is trained is up to the subclass."""
+"""A training run, in one process or several: set-up, loop, hooks, checkpoints. What is trained is the subclass's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkit.config import Config, as_dict, save_config
+from torchkit.head import full_state, load_full_state
 from torchkit.hooks import (
     CheckpointHook,
     Hook,
@@ -23,16 +24,18 @@ from torchkit.hooks import (
 )
 from torchkit.task.checkpoints import CheckpointFolder, load_training_checkpoint
 from torchkit.task.schedule import Schedule
-from torchkit.util.checkpoint import load_state
+from torchkit.task.together import Gradients, OptimizerState, check_same, means, share_state
+from torchkit.task.whole_batch import see_whole_batch
+from torchkit.util import distributed
 from torchkit.util.device import amp_dtype, autocast, pick_device
 from torchkit.util.files import atomic_write_text
 from torchkit.util.provenance import provenance
-from torchkit.util.seeding import restore_rng_state, rng_state, seed_everything
+from torchkit.util.seeding import seed_everything, seed_step
 
 # Keys that may differ between a checkpoint and the configuration that resumes it.
 FREE_KEYS = frozenset({
     "NUM_WORKERS", "SAVE_EPOCHS", "SAVE_MINUTES", "LOG_ROOT", "LOGS", "MODEL_ROOT", "DEVICE", "META_RESUME",
-    "TEACHER_CACHE",
+    "TEACHER_CACHE", "DIST_FC",
     "BACKBONE_RESUME", "HEAD_RESUME", "DATA_ROOT", "INDEX_ROOT", "VAL_DATA_ROOT",
 })  # fmt: skip
 
@@ -44,6 +47,10 @@ class BaseTask:
 
     Subclasses build their networks and data in `build` and give the losses of a batch in `losses`; the total is
     called "loss".
+
+    In several processes each runs the same task on its part of every batch and takes the same steps (see
+    torchkit.task.together); the main one writes. A subclass sees to it that its batches are this process's part and
+    that its losses are means over them.
 
     Args:
         config: the experiment.
@@ -66,7 +73,11 @@ class BaseTask:
         seed_everything(config.SEED)
         self.build()
         self.step = self.epoch * self.steps_per_epoch
-        self.optimizer = make_optimizer(config, self.trained_modules().values())
+        modules = self.trained_modules().values()
+        self._join(modules)
+        self.optimizer = make_optimizer(config, modules)
+        self.gradients = Gradients(self.optimizer, modules)
+        self.optimizer_state = OptimizerState(self.optimizer, modules)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
         self.schedule = Schedule(
             config.SCHEDULE, config.LRS, config.STAGES, config.WARMUP_STEP, self.steps_per_epoch, config.NUM_EPOCH
@@ -76,7 +87,7 @@ class BaseTask:
     # What a subclass provides
 
     def build(self) -> None:
-        """Make networks and data; set `batches_per_epoch` and `images_per_batch`."""
+        """Make networks and data; set `batches_per_epoch` and `images_per_batch`, of all processes together."""
         raise NotImplementedError
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -84,30 +95,30 @@ class BaseTask:
         raise NotImplementedError
 
     def batches(self, epoch: int, first: int) -> Iterable[Any]:
-        """Batches of an epoch, from batch `first` on."""
+        """This process's part of the batches of an epoch, from batch `first` on."""
         raise NotImplementedError
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Named losses of a batch; "loss" is the one that is minimised."""
+        """Named losses of a batch, means over this process's part or of all; "loss" is the one that is minimised."""
         raise NotImplementedError
 
     def export(self, epoch: int | None) -> None:
-        """Write what users take away: after `epoch` epochs, or at the end of the run (None)."""
+        """Write what users take away: after `epoch` epochs, or at the end of the run (None). Main process only."""
         raise NotImplementedError
 
     def hooks(self, more: Sequence[Hook]) -> list[Hook]:
         """Those of every run, and `more`."""
         config = self.config
+        shown: list[Hook] = [ProgressHook(), self.tensorboard] if distributed.is_main() else []
         return [
             LearningRateHook(self.schedule),
-            ProgressHook(),
-            self.tensorboard,
+            *shown,
             *more,  # before an epoch is saved: a run that was killed in between repeats them
             CheckpointHook(config.SAVE_EPOCHS, config.SAVE_MINUTES),
         ]
 
     def log_scalars(self, scalars: Mapping[str, float]) -> None:
-        """Draw other curves than the losses, while the run goes on."""
+        """Draw other curves than the losses, while the run goes on. Main process only."""
         self.tensorboard.log(self, scalars)
 
     # The run
@@ -128,8 +139,9 @@ class BaseTask:
     def run(self, more_hooks: Sequence[Hook] = ()) -> None:
         """Train until NUM_EPOCH epochs are done."""
         config = self.config
-        save_config(config, config.MODEL_ROOT / "config.yaml")
-        atomic_write_text(config.MODEL_ROOT / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
+        if distributed.is_main():
+            save_config(config, config.MODEL_ROOT / "config.yaml")
+            atomic_write_text(config.MODEL_ROOT / "provenance.json", json.dumps(provenance(), indent=2) + "\n")
         hooks = self.hooks(more_hooks)
         for hook in hooks:
             hook.before_run(self)
@@ -139,7 +151,8 @@ class BaseTask:
         finally:
             for hook in hooks:
                 hook.after_run(self)
-        self.export(epoch=None)
+        if distributed.is_main():
+            self.export(epoch=None)
 
     def _train_one_epoch(self, hooks: list[Hook]) -> None:
         for module in self.trained_modules().values():
@@ -166,16 +179,17 @@ class BaseTask:
         Raises:
             ValueError: the loss is not finite.
         """
+        seed_step(self.config.SEED, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         found = []
         for batch in batches:
             loss, metrics = self._checked_loss(batch)
             self.scaler.scale(loss / len(batches)).backward()
             found.append(metrics)
+        self.gradients.average()
         if self.config.CLIP_NORM is not None:
             self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.config.CLIP_NORM)
+            self.gradients.clip(self.config.CLIP_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return {name: fmean(metrics[name] for metrics in found) for name in found[0]}
@@ -183,7 +197,7 @@ class BaseTask:
     def _checked_loss(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
         with autocast(self.amp_dtype, self.device):
             losses = self.losses(batch)
-        metrics = {name: loss.item() for name, loss in losses.items()}
+        metrics = means({name: loss.item() for name, loss in losses.items()}, self.device)
         if not math.isfinite(metrics["loss"]):
             rate = self.optimizer.param_groups[0]["lr"]
             raise ValueError(
@@ -195,17 +209,25 @@ class BaseTask:
     # Checkpoints
 
     def save_checkpoint(self) -> None:
+        """Write the run as it is now; every process must call it."""
         state = {
             "config": as_dict(self.config),
             "epoch": self.epoch,
             "step": self.step,
-            "modules": {name: module.state_dict() for name, module in self.trained_modules().items()},
-            "optimizer": self.optimizer.state_dict(),
+            "modules": {name: full_state(module) for name, module in self.trained_modules().items()},
+            "optimizer": self.optimizer_state.full(),
             "scaler": self.scaler.state_dict(),
-            "rng": rng_state(),
         }
-        path = self.checkpoints.save(self.step, state)
-        logger.info("checkpoint after %d steps: %s", self.step, path)
+        if distributed.is_main():
+            path = self.checkpoints.save(self.step, state)
+            logger.info("checkpoint after %d steps: %s", self.step, path)
+
+    def _join(self, modules: Iterable[nn.Module]) -> None:
+        """Make what is trained the same in all processes, and let it see the whole batch."""
+        if distributed.world_size() > 1:
+            for module in modules:
+                see_whole_batch(module)
+            share_state(modules)
 
     def _check_folder(self, resume: bool) -> None:
         start_logging(self.config.LOGS)
@@ -217,7 +239,10 @@ class BaseTask:
 
     def _continue(self, resume: bool) -> None:
         """Restore the checkpoint of META_RESUME, or with `resume` the newest good one."""
-        if resume and (found := self.checkpoints.load_newest()) is not None:
+        found = self.checkpoints.load_newest() if resume else None
+        newest = found[1]["step"] if found else -1
+        check_same(newest, f"newest checkpoint in MODEL_ROOT = {self.config.MODEL_ROOT}", self.device)
+        if found is not None:
             path, state = found
         elif self.config.META_RESUME is not None:
             path, state = self.config.META_RESUME, load_training_checkpoint(self.config.META_RESUME)
@@ -225,10 +250,9 @@ class BaseTask:
             return
         self._check_same_experiment(state["config"], str(path))
         for name, module in self.trained_modules().items():
-            load_state(module, state["modules"][name], f"{path}, {name}")
-        self.optimizer.load_state_dict(state["optimizer"])
+            load_full_state(module, state["modules"][name], f"{path}, {name}")
+        self.optimizer_state.load(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        restore_rng_state(state["rng"])
         self.epoch, self.step = state["epoch"], state["step"]
         logger.info("resumed after %d steps from %s", self.step, path)
 
@@ -257,4 +281,18 @@ def make_optimizer(config: Config, modules: Iterable[nn.Module]) -> torch.optim.
     groups = [{"params": other, "weight_decay": config.WEIGHT_DECAY}, {"params": norm, "weight_decay": 0.0}]
     if config.OPTIMIZER == "adamw":
         return torch.optim.AdamW(groups, lr=config.LRS[0], betas=(config.MOMENTUM, 0.999), fused=True)
-    return torch.optim.SGD(groups, lr=config.LRS[0], momentum=config.MOMENTUM, fused=True)
+    sgd = torch.optim.SGD(groups, lr=config.LRS[0], momentum=config.MOMENTUM, fused=True)
+    sgd.register_step_pre_hook(_start_momentum)
+    return sgd
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give a parameter that gets its first gradient its momentum: PyTorch's fused SGD wants all of them at once.
+
+    A quantiser's step, for one, gets none before QUANTIZE.START_EPOCH.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter] if parameter.grad is not None else {}
+            if group["momentum"] and parameter.grad is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter.grad)

@@ -18,7 +18,7 @@ class EmbeddingStore:
     """Embeddings by picture digest, in a file that only grows.
 
     A record is the digest, the embedding and a checksum; what a killed process left half-written at the end is cut
-    off when the file is opened again.
+    off when the file is opened again. Processes may share it: what others added is found when it is asked for.
 
     Args:
         path: the file; made when missing.
@@ -33,7 +33,9 @@ class EmbeddingStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         self._rows: dict[bytes, int] = {}
-        self._cut(self._read_digests())
+        self._read = 0  # records at the beginning whose digests are known
+        self._read_digests()
+        self._cut(self._read)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -41,6 +43,8 @@ class EmbeddingStore:
     def get(self, digests: np.ndarray) -> np.ndarray | None:
         """Embeddings (B, D) float32 of digests (B, 16); None unless all are known."""
         keys = [digest.tobytes() for digest in digests]
+        if not all(key in self._rows for key in keys):
+            self._read_digests()
         if not all(key in self._rows for key in keys):
             return None
         records = np.memmap(self.path, self.record, "r")
@@ -61,16 +65,17 @@ class EmbeddingStore:
         for row, digest in enumerate(fresh, start=first):
             self._rows[digest] = row
 
-    def _read_digests(self) -> int:
-        """Learn the digests of the good records at the beginning; how many there are."""
+    def _read_digests(self) -> None:
+        """Learn the digests of the records that are new, up to the first that is not whole."""
         count = self.path.stat().st_size // self.record.itemsize
-        if not count:
-            return 0
-        for row, record in enumerate(np.memmap(self.path, self.record, "r", shape=(count,))):
-            if record["checksum"] != _checksum(record):
-                return row
-            self._rows[record["digest"].tobytes()] = row
-        return count
+        if count <= self._read:
+            return
+        records = np.memmap(self.path, self.record, "r", shape=(count,))
+        for row in range(self._read, count):
+            if records[row]["checksum"] != _checksum(records[row]):
+                return
+            self._rows[records[row]["digest"].tobytes()] = row
+            self._read = row + 1
 
     def _cut(self, count: int) -> None:
         with self.path.open("rb+") as file:

@@ -14,18 +14,21 @@ from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
 from torchkit.client.model import widen_input
 from torchkit.config import Config, PruneConfig, QuantizeConfig
+from torchkit.data.camera import Camera
 from torchkit.data.index import Index, read_index
 from torchkit.data.sampler import BranchBatchSampler
 from torchkit.data.training_set import Sample, TrainingSet, make_loader
-from torchkit.head import HEADS
-from torchkit.loss import DISTILLATIONS, map_error
+from torchkit.head import load_full_state
+from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error
 from torchkit.obfuscation import Sampler
-from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
+from torchkit.server import RECOGNISERS, CompensationSettings, Recogniser, load_recogniser
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file
 from torchkit.task.base import BaseTask
 from torchkit.task.checkpoints import load_training_checkpoint
+from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
 from torchkit.task.teacher import Teacher
 from torchkit.util.checkpoint import load_state
+from torchkit.util.distributed import gather, rank, world_size
 
 logger = logging.getLogger("torchkit")
 
@@ -54,15 +57,14 @@ class TrainTask(BaseTask):
         indices = [read_index(config.INDEX_ROOT, config.DATA_ROOT, data.name) for data in config.DATASETS]
         recogniser = load_recogniser(config.SERVER.NAME, config.SERVER.CHECKPOINT, config.SERVER.CHANNEL_ORDER)
         _check_embedding_size(config, recogniser)
-        self.system = ProFaceC(build_client(config, recogniser), recogniser).to(self.device)
+        self.system = ProFaceC(build_client(config, recogniser), recogniser, compensation_of(config)).to(self.device)
         self.system.to(memory_format=torch.channels_last)
         self.compensated = torch.compile(self._compensated) if config.COMPILE else self._compensated
-        self.teacher = Teacher(recogniser, config.TEACHER_CACHE, f"autocast {self.amp_dtype}")
+        cache = None if config.CAMERA.SHARE else config.TEACHER_CACHE  # a camera makes a new picture each time
+        self.teacher = Teacher(recogniser, cache, f"autocast {self.amp_dtype}")
         self._start_from_client()
-        self.heads = nn.ModuleList(
-            HEADS[config.HEAD_NAME](recogniser.embedding_size, index.num_classes, data.scale, data.margin)
-            for data, index in zip(config.DATASETS, indices, strict=True)
-        ).to(self.device)
+        self.heads = make_heads(config, recogniser.embedding_size, [index.num_classes for index in indices])
+        self.heads.to(self.device)
         self._start_from_heads()
         self._build_loader(indices)
         self._describe(indices)
@@ -81,16 +83,22 @@ class TrainTask(BaseTask):
         if settings.MAP_WEIGHT:
             with torch.no_grad():
                 target_maps, target = self.system.recogniser.trace(clear)  # (B, C_i, H_i, W_i), (B, D)
+                target = F.normalize(target)
         else:
             target = self.teacher(clear, batch.digests)  # (B, D)
         maps, embeddings = self.compensated(clear, obfuscated)
-        margin = self._margin_loss(embeddings, labels)
+        margin = margin_loss(self.config, self.heads, embeddings, labels)  # heads normalise; AdaFace's needs the norm
+        embeddings = F.normalize(embeddings)
         distillation = DISTILLATIONS[settings.FORM](embeddings, target)
         losses = {"margin_softmax": margin, "distillation": distillation}
         total = margin + settings.WEIGHT * distillation
         if settings.MAP_WEIGHT:
             losses["map_error"] = map_error(maps, target_maps)
             total = total + settings.MAP_WEIGHT * losses["map_error"]
+        if settings.DDL_WEIGHT:
+            everyone = labels_over_branches(self.config, self.heads, labels)
+            losses["ddl"] = distribution_distillation(gather(embeddings), gather(target), gather(everyone))
+            total = total + settings.DDL_WEIGHT * losses["ddl"]
         return {"loss": total, **losses}
 
     def _compensated(self, clear: Tensor, obfuscated: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -116,20 +124,11 @@ class TrainTask(BaseTask):
         logger.info("client after %d steps: %s", self.step, path)
         return path
 
-    def _margin_loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Weighted sum of the branches' losses; a batch holds one branch's samples after the other's."""
-        sizes = [data.batch_size for data in self.config.DATASETS]
-        total = embeddings.new_zeros(())
-        parts = zip(self.config.DATASETS, self.heads, embeddings.split(sizes), labels.split(sizes), strict=True)
-        for data, head, embedding, label in parts:
-            if data.weight:
-                total = total + data.weight * F.cross_entropy(head(embedding, label), label)
-        return total
-
     def _build_loader(self, indices: list[Index]) -> None:
         config = self.config
         sizes = [data.batch_size for data in config.DATASETS]
-        self.batch_sampler = BranchBatchSampler([len(index) for index in indices], sizes, config.SEED)
+        lengths = [len(index) for index in indices]
+        self.batch_sampler = BranchBatchSampler(lengths, sizes, config.SEED, rank(), world_size())
         self.batches_per_epoch = len(self.batch_sampler)
         self.images_per_batch = sum(sizes)
         if self.batches_per_epoch < config.ACCUMULATE:
@@ -138,7 +137,7 @@ class TrainTask(BaseTask):
                 "smaller batches"
             )
         self.loader = make_loader(
-            TrainingSet(indices, make_sampler(config), config.SEED, config.CLIENT.PICTURE_QUALITY),
+            TrainingSet(indices, make_sampler(config), config.SEED, config.CLIENT.PICTURE_QUALITY, make_camera(config)),
             config.NUM_WORKERS,
             self.device,
             batch_sampler=self.batch_sampler,
@@ -157,6 +156,11 @@ class TrainTask(BaseTask):
                 f"BACKBONE_RESUME = {path} was made with {file.settings}, but this configuration asks for "
                 f"{client.settings}; make BACKBONE_NAME, SERVER, CLIENT and SHUFFLE agree with it"
             )
+        if file.how != self.system.server.compensation.settings:
+            raise ValueError(
+                f"BACKBONE_RESUME = {path} was made with {file.how}, but this configuration asks for "
+                f"{self.system.server.compensation.settings}; make COMPENSATION agree with it"
+            )
         weights = file.client
         if file.settings != client.settings:  # compression starts anew
             weights = {**client.state_dict(), **{k: v for k, v in weights.items() if not k.startswith(COMPRESSION)}}
@@ -168,7 +172,7 @@ class TrainTask(BaseTask):
     def _start_from_heads(self) -> None:
         path = self.config.HEAD_RESUME
         if path is not None:
-            load_state(self.heads, load_training_checkpoint(path)["modules"]["heads"], f"HEAD_RESUME = {path}")
+            load_full_state(self.heads, load_training_checkpoint(path)["modules"]["heads"], f"HEAD_RESUME = {path}")
 
     def _describe(self, indices: list[Index]) -> None:
         client = self.system.client
@@ -203,7 +207,14 @@ def build_client(config: Config, recogniser: Recogniser) -> Client:
     client.start_interfaces(config.CLIENT.INTERFACE)
     if config.CLIENT.INIT is not None:
         _copy_backbone(config.CLIENT.INIT, client)
+    if config.CLIENT.FREEZE_NORMS:
+        client.freeze_norms()
     return client
+
+
+def compensation_of(config: Config) -> CompensationSettings:
+    """How the server of a configuration uses the features."""
+    return CompensationSettings(config.COMPENSATION.FORM, config.COMPENSATION.WEIGHTS_PER)
 
 
 def _copy_backbone(path: Path, client: Client) -> None:
@@ -220,6 +231,14 @@ def make_sampler(config: Config) -> Sampler:
     """What draws the training obfuscations."""
     settings = config.OBFUSCATION
     return Sampler(settings.KINDS, settings.SIGMA_PX, settings.MEDIAN_KERNEL_PX, settings.BLOCK_PX, settings.GRID)
+
+
+def make_camera(config: Config) -> Camera | None:
+    """What changes the training pictures, if anything does."""
+    settings = config.CAMERA
+    if not settings.SHARE:
+        return None
+    return Camera(settings.BRIGHTNESS, settings.SHIFT_PX, settings.JPEG_QUALITY, settings.SHARE)
 
 
 def count(module: nn.Module) -> int:

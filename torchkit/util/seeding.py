@@ -9,8 +9,13 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch (weights, dropout). Data randomness has streams of its own, see `stream`."""
+    """Seed torch (weights). Data randomness has streams of its own, see `stream`."""
     torch.manual_seed(seed)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for a training step: what it draws depends neither on earlier steps nor on the rank."""
+    torch.manual_seed(int(stream(seed, "step", step).integers(2**63)))
 
 
 def stream(*names: int | str) -> np.random.Generator:
@@ -23,18 +28,3 @@ def content_stream(image: np.ndarray, *names: int | str) -> np.random.Generator:
     """A generator that depends on the picture's bytes and `names`, so that runs repeat in any order."""
     digest = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest()
     return stream(digest, *names)
-
-
-def rng_state() -> dict[str, torch.Tensor]:
-    """State of torch's generators, for a checkpoint."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def restore_rng_state(state: dict[str, torch.Tensor]) -> None:
-    """Undo `rng_state`; a CUDA state is skipped on a machine without CUDA."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,65 @@
+"""The margin heads of a run, a branch of data each, and their loss, in one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchkit.config import Config
+from torchkit.head import HEADS, WHOLE, MarginHead, Shard
+from torchkit.loss import softmax_loss
+from torchkit.util.distributed import gather, scale_gradient, world_size
+
+
+def make_heads(config: Config, embedding_size: int, num_classes: Sequence[int]) -> nn.ModuleList:
+    """A head for each of DATASETS with its number of identities; DIST_FC: with this process's part of them."""
+    rate = {} if config.HEAD.SAMPLE_RATE is None else {"sample_rate": config.HEAD.SAMPLE_RATE}
+    return nn.ModuleList(
+        HEADS[config.HEAD_NAME](embedding_size, classes, data.scale, data.margin, head_shard(config), **rate)
+        for data, classes in zip(config.DATASETS, num_classes, strict=True)
+    )
+
+
+def head_shard(config: Config) -> Shard:
+    """Which classes of each head this process holds."""
+    return Shard.of_this_process() if config.DIST_FC else WHOLE
+
+
+def share_sizes(config: Config) -> list[int]:
+    """How many pictures of each branch this process has of a batch."""
+    return [data.batch_size // world_size() for data in config.DATASETS]
+
+
+def margin_loss(config: Config, heads: nn.ModuleList, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Weighted sum of the branches' losses; the batch holds one branch's samples after the other's.
+
+    Sharded heads see the embeddings of all processes, and each process computes the loss of the whole batch. It counts
+    once, but the gradients of the network are averaged over the processes afterwards: hence `scale_gradient`.
+
+    Shape: embeddings (B, D) and labels (B,), this process's -> ().
+    """
+    sizes, shards = share_sizes(config), head_shard(config).count
+    softmax = softmax_loss(config.LOSS_NAME, shards)
+    total = embeddings.new_zeros(())
+    parts = zip(config.DATASETS, heads, embeddings.split(sizes), labels.split(sizes), strict=True)
+    for data, head, embedding, label in parts:
+        if not data.weight:
+            continue
+        if shards > 1:
+            embedding, label = gather(scale_gradient(embedding, shards)), gather(label)
+        assert isinstance(head, MarginHead)
+        columns = head.columns(label)
+        total = total + data.weight * softmax(head(embedding, label), columns)
+    return total
+
+
+def labels_over_branches(config: Config, heads: nn.ModuleList, labels: Tensor) -> Tensor:
+    """(B,) labels that tell the identities of different branches apart."""
+    first, parts = 0, []
+    for head, label in zip(heads, labels.split(share_sizes(config)), strict=True):
+        assert isinstance(head, MarginHead)
+        parts.append(label + first)
+        first += head.num_classes
+    return torch.cat(parts)
