@@ -1,6 +1,6 @@
 """Train a PRO-Face C client against a frozen recogniser, or a recogniser.
 
-    python train.py                                    the paper's recipe, train.yaml
+    python train.py                                    the experiment of train.yaml
     python train.py --config my.yaml                   your own experiment
     python train.py NUM_EPOCH=3 SERVER.NAME=ir_50      with changes, in YAML syntax
     python train.py --config configs/server.yaml       a recogniser (TASK: server), which can be a server afterwards

@@ -219,7 +219,8 @@ def _shade(axes: Axes, left: float, measured_from: float) -> None:
 
 def _draw_curve(axes: Axes, condition: str, x: np.ndarray, y: np.ndarray) -> None:
     x, y = _thinned(axes, x, y)
-    axes.step(x, y, where="post", linewidth=1.6, label=condition, color=COLOURS[condition])
+    width = 3.6 if condition == "clear" else 1.6  # a curve that lies upon it leaves it to be seen
+    axes.step(x, y, where="post", linewidth=width, label=condition, color=COLOURS[condition])
 
 
 def _thinned(axes: Axes, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

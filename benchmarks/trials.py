@@ -1,0 +1,117 @@
+r"""What matters in training a client: the same budget, seed and data, one thing changed at a time.
+
+    python -m torchkit.data.prepare folder --root Data/faces/train --name dev --index-root Data/faces \
+        --holdout 10 --pairs 3000
+    python benchmarks/trials.py                          all trials, six minutes each on two cores
+    python benchmarks/trials.py --only difference random_difference
+
+Each trial trains one epoch on 62 of the 72 training people of Data/faces and is measured on the ten others (hybrid
+obfuscation); the people of the reported validation set are not seen. Trials that are there already are not repeated.
+Writes runs/trials/NAME/ and the table runs/trials/trials.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "runs" / "trials"
+sys.path.insert(0, str(ROOT))
+
+from torchkit.util.cli import run_command  # noqa: E402
+from torchkit.util.files import atomic_write_text  # noqa: E402
+from validation.tables import Table  # noqa: E402
+
+COMMON = [
+    "DATASETS.0.name=dev", "DATA_ROOT=Data/faces/train", "NUM_EPOCH=1", "CAMERA.SHARE=0",
+    "LRS=[0.002, 0.00001]", "CLIENT.INTERFACE=zero", "CLIENT.FREEZE_NORMS=false",
+    "CLIENT.INPUT=both", "COMPENSATION.FORM=gate", "SHUFFLE.TAPS=[1]", "SHUFFLE.BLOCK_PX=14",
+    "QUANTIZE.BITS=32", "PRUNE.CHANNELS=0",
+]  # fmt: skip
+"""Where all trials start: client with the recogniser's weights, residual and picture as input, gate, float features."""
+
+DIFFERENCE = ["CLIENT.INPUT=difference", "CLIENT.FREEZE_NORMS=true", "COMPENSATION.FORM=add"]
+RANDOM = ["CLIENT.INIT=", "CLIENT.FREEZE_NORMS=false"]
+TAP_3 = [
+    *DIFFERENCE, "CLIENT.INTERFACE=identity", "SHUFFLE.TAPS=[3]", "SHUFFLE.BLOCK_PX=7", "PRUNE.CHANNELS=[1, 1, 0, 1]",
+    "QUANTIZE.BITS=[32, 32, 4, 32]", "LRS=[0.0003, 0.00001]",
+]  # fmt: skip
+DLIB = ["SERVER.NAME=dlib_resnet", "SERVER.CHECKPOINT=model/dlib_face_recognition_resnet_model_v1.dat"]
+
+TRIALS: dict[str, list[str]] = {
+    "both": [],
+    "both_no_shuffle": ["SHUFFLE.TAPS=[]"],
+    "random_residual": [*RANDOM, "CLIENT.INPUT=residual"],
+    "random_difference": [*DIFFERENCE, *RANDOM],
+    "other_server_residual": [*DLIB, "CLIENT.INPUT=residual"],
+    "other_server_difference": [*DLIB, *DIFFERENCE],
+    "tap_3": TAP_3,
+    "tap_3_slow": [*TAP_3, "LRS=[0.00003, 0.000001]"],
+    "tap_3_zero": [*TAP_3, "CLIENT.INTERFACE=zero", "LRS=[0.002, 0.00001]", "QUANTIZE.START_EPOCH=0.3",
+                   "QUANTIZE.RAMP_EPOCHS=0.2"],
+    "tap_3_gate": [*TAP_3, "COMPENSATION.FORM=gate"],
+    "tap_3_film": [*TAP_3, "COMPENSATION.FORM=film"],
+    "tap_3_per_channel": [*TAP_3, "COMPENSATION.WEIGHTS_PER=channel"],
+    "tap_3_no_maps": [*TAP_3, "DISTILLATION.MAP_WEIGHT=0"],
+    "tap_3_camera": [*TAP_3, "CAMERA.SHARE=0.5"],
+    "tap_3_8_bits": [*TAP_3, "QUANTIZE.BITS=[32, 32, 8, 32]", "LRS=[0.00003, 0.000001]"],
+    "tap_3_2_bits": [*TAP_3, "QUANTIZE.BITS=[32, 32, 2, 32]"],
+}  # fmt: skip
+
+
+def run_trial(name: str) -> None:
+    """Train and measure one trial, if that has not been done."""
+    folder = OUT / name
+    if not (folder / "client.pth").is_file():
+        places = [f"MODEL_ROOT={folder}", f"LOGS={folder}", f"LOG_ROOT={folder / 'tensorboard'}"]
+        run("train.py", "--config", "configs/faces.yaml", "--resume", *COMMON, *TRIALS[name], *places)
+    if not (folder / "validation" / "results.json").is_file():
+        run(
+            "validation/val_main.py", "--backbone-resume", str(folder / "client.pth"), "--data-root", "Data/validation",
+            "--datasets", "dev", "--obfuscations", "hybrid", "--out", str(folder / "validation"),
+        )  # fmt: skip
+
+
+def run(*command: str) -> None:
+    """Run one of the project's commands from its folder.
+
+    Raises:
+        ValueError: it failed, and has said why.
+    """
+    if subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode:
+        raise ValueError(f"{' '.join(command)} failed")
+
+
+def measured(name: str) -> list[str] | None:
+    """Name, accuracies in percent and bytes of a trial; None if it has not been run."""
+    path = OUT / name / "validation" / "results.json"
+    if not path.is_file():
+        return None
+    rows = {row["condition"]: row for row in json.loads(path.read_text())["rows"]}
+    accuracies = [f"{100 * rows[condition]['accuracy']:.2f}" for condition in ("clear", "obfuscated", "compensated")]
+    return [name, " ".join(TRIALS[name]) or "-", *accuracies, f"{rows['compensated']['payload_bytes']:,.0f}"]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    for name in arguments.only:
+        run_trial(name)
+    rows = [row for name in TRIALS if (row := measured(name)) is not None]
+    columns = ["trial", "changed", "clear %", "obfuscated %", "compensated %", "message bytes"]
+    table = Table(columns, rows, text_columns=2)
+    atomic_write_text(OUT / "trials.md", table.markdown())
+    print(table.text())
+
+
+if __name__ == "__main__":
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS), metavar="NAME", help="which (all)")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parsed = parser.parse_args()
+    run_command(lambda: main(parsed), parsed.traceback)
