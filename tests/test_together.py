@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import draw_face, write_jpeg
-from together import EMBEDDING_SIZE, Tiny, small_step, train
+from together import EMBEDDING_SIZE, Tiny, small_step, train, with_tiny
 
 from torchkit.backbone import get_model
 from torchkit.config import load_config
@@ -44,6 +45,12 @@ COMPRESSED = {
     "PRUNE": {"CHANNELS": 0.25, "VALUES": [0.5, 0.5, 0.25, 0], "RAMP_EPOCHS": 2},
     "DISTILLATION": {"MAP_WEIGHT": 1e-7, "DDL_WEIGHT": 1},
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_is_known() -> Iterator[None]:
+    with with_tiny():
+        yield
 
 
 def write_experiment(home: Path, tiny: bool, **more: Any) -> Path:

@@ -49,8 +49,16 @@ class Tiny(Backbone):
         return [*([block] for block in self.body), [self.output_layer]]
 
 
-BACKBONES["tiny"] = Tiny
-RECOGNISERS["tiny"] = RecogniserKind("rgb", "these tests")
+@contextlib.contextmanager
+def with_tiny() -> Iterator[None]:
+    """The toolkit knows the network "tiny"."""
+    BACKBONES["tiny"] = Tiny
+    RECOGNISERS["tiny"] = RecogniserKind("rgb", "these tests")
+    try:
+        yield
+    finally:
+        del BACKBONES["tiny"], RECOGNISERS["tiny"]
+
 
 TASKS: dict[str, type[BaseTask]] = {"client": TrainTask, "server": ServerTask}
 
@@ -131,4 +139,5 @@ def main(jobs: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_processes(lambda: main(Path(sys.argv[1])), show_traceback=False)
+    with with_tiny():
+        run_processes(lambda: main(Path(sys.argv[1])), show_traceback=False)
