@@ -43,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--profile", type=int, metavar="N", help="profile N steps and stop: a table, a Chrome trace")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a key of the file")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def make_task(

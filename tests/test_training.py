@@ -387,3 +387,9 @@ def test_nan_in_weights(train: Run, experiment: Path) -> None:
     done = train()
     assert done.returncode == 2
     assert "conv1.conv.weight holds NaN or infinite values" in done.stderr
+
+
+def test_changes_of_keys_may_stand_on_both_sides_of_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "NUM_EPOCH=3", "--resume", "SEED=2"])
+    parsed = train_command.parse_arguments()
+    assert parsed.resume and parsed.overrides == ["NUM_EPOCH=3", "SEED=2"]
