@@ -119,6 +119,17 @@ def test_training_reduces_the_distillation_term(experiment: Path) -> None:
     assert last < 0.8 * first
 
 
+def test_adafaces_head_sees_the_norms_of_the_embeddings(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of unit embeddings all would be of the same quality; those of random weights here are far shorter."""
+    task = TrainTask(load_config(experiment, ["NUM_EPOCH=1", "HEAD_NAME=AdaFace"]))
+    seen = []
+    head = type(task.heads[0])
+    quality = head._quality
+    monkeypatch.setattr(head, "_quality", lambda self, lengths: (seen.append(lengths), quality(self, lengths))[1])
+    task.losses(next(iter(task.batches(0, 0))))
+    assert len(seen) == 1 and (seen[0] < 0.9).all()
+
+
 def test_workers_do_not_change_the_result(train: Run, experiment: Path) -> None:
     out = experiment.parent
     assert train("NUM_EPOCH=1", "MODEL_ROOT=a", "NUM_WORKERS=0").returncode == 0
