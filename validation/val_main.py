@@ -32,7 +32,6 @@ from torchkit.client.encoder import Encoder
 from torchkit.data.camera import CAMERAS
 from torchkit.data.validation_set import ValidationSet, check_present, load_validation_set
 from torchkit.obfuscation import KINDS
-from torchkit.server import RECOGNISERS
 from torchkit.system import ProFaceC, load_client_file
 from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.distributed import is_main
@@ -69,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     option("datasets", "validation sets", nargs="+", metavar="NAME")
     option("obfuscations", "kinds of obfuscation", nargs="+", choices=KINDS)
     option("camera", "what a camera does to every picture first; None: nothing", choices=sorted(CAMERAS))
-    option("server", "recogniser; None: as the client file says", choices=sorted(RECOGNISERS))
+    option("server", "recogniser; None: as the client file says", metavar="NAME")
     option("server-checkpoint", "its weights; None: as the client file says", type=Path, metavar="FILE")
     option("channel-order", "colours it is fed; None: as the client file says", choices=["auto", "rgb", "bgr"])
     option("batch-size", "pictures embedded at once", type=int, metavar="N")

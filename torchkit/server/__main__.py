@@ -21,7 +21,6 @@ import torch
 from torchkit.data.convert import add_batch_arguments, convert_files, find_conversions
 from torchkit.payload import Payload, PayloadError, decode
 from torchkit.payload.limits import MAX_MESSAGE_BYTES
-from torchkit.server import RECOGNISERS
 from torchkit.server.decoder import Decoder
 from torchkit.server.file import load_server_file, save_server_file
 from torchkit.util.cli import run_command
@@ -65,7 +64,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     one = commands.add_parser("export", help="client file -> server file", description=EXPORT, formatter_class=raw)
     one.add_argument("client", type=Path, metavar="CLIENT.pth", help="client file, as train.py writes it")
     one.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="server file")
-    one.add_argument("--server", choices=sorted(RECOGNISERS), help="recogniser (as the client file says)")
+    one.add_argument("--server", metavar="NAME", help="recogniser (as the client file says)")
     one.add_argument("--server-checkpoint", type=Path, metavar="FILE", help="its weights (as the client file says)")
     one.add_argument(
         "--channel-order", choices=["auto", *CHANNEL_ORDERS], help="colours it is fed (as the client file says)"

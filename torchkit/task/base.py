@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from torchkit.config import Config, as_dict, save_config
+from torchkit.data.sampler import BranchBatchSampler
+from torchkit.data.training_set import make_loader
 from torchkit.head import full_state, load_full_state
 from torchkit.hooks import (
     CheckpointHook,
@@ -87,15 +90,11 @@ class BaseTask:
     # What a subclass provides
 
     def build(self) -> None:
-        """Make networks and data; set `batches_per_epoch` and `images_per_batch`, of all processes together."""
+        """Make networks; say with `load_from` what they are trained on."""
         raise NotImplementedError
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """What is trained and kept in checkpoints, by name."""
-        raise NotImplementedError
-
-    def batches(self, epoch: int, first: int) -> Iterable[Any]:
-        """This process's part of the batches of an epoch, from batch `first` on."""
         raise NotImplementedError
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
@@ -116,6 +115,33 @@ class BaseTask:
             *more,  # before an epoch is saved: a run that was killed in between repeats them
             CheckpointHook(config.SAVE_EPOCHS, config.SAVE_MINUTES),
         ]
+
+    def load_from(self, dataset: Dataset[Any], branches: Sequence[Sized]) -> None:
+        """Draw this process's part of the batches of DATASETS from a set that is addressed by `SampleKey`.
+
+        Raises:
+            ValueError: a branch is smaller than its batch, or an epoch has fewer batches than a step takes.
+        """
+        config = self.config
+        sizes = [data.batch_size for data in config.DATASETS]
+        lengths = [len(branch) for branch in branches]
+        self.batch_sampler = BranchBatchSampler(
+            lengths, sizes, config.SEED, distributed.rank(), distributed.world_size()
+        )
+        self.batches_per_epoch = len(self.batch_sampler)
+        self.images_per_batch = sum(sizes)
+        if self.batches_per_epoch < config.ACCUMULATE:
+            raise ValueError(
+                f"ACCUMULATE = {config.ACCUMULATE}, but an epoch has {self.batches_per_epoch} batches; take fewer, or "
+                "smaller batches"
+            )
+        self.loader = make_loader(
+            dataset,
+            config.NUM_WORKERS,
+            self.device,
+            batch_sampler=self.batch_sampler,
+            persistent_workers=config.NUM_WORKERS > 0,
+        )
 
     def log_scalars(self, scalars: Mapping[str, float]) -> None:
         """Draw other curves than the losses, while the run goes on. Main process only."""
@@ -167,6 +193,11 @@ class BaseTask:
         self.epoch += 1
         for hook in hooks:
             hook.after_epoch(self)
+
+    def batches(self, epoch: int, first: int) -> Iterable[Any]:
+        """This process's part of the batches of an epoch, from batch `first` on."""
+        self.batch_sampler.start_at(epoch, first)
+        return self.loader
 
     def step_batches(self, epoch: int, first_step: int) -> Iterable[tuple[Any, ...]]:
         """For each step of an epoch, from `first_step` on, its ACCUMULATE batches."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,6 @@ from torchkit.backbone import get_model
 from torchkit.config import Config
 from torchkit.data.index import Index, read_index
 from torchkit.data.recognition_set import ClearSample, RecognitionSet
-from torchkit.data.sampler import BranchBatchSampler
-from torchkit.data.training_set import make_loader
 from torchkit.head import load_full_state
 from torchkit.server import RECOGNISERS
 from torchkit.server.recogniser_file import save_recogniser_file
@@ -22,7 +19,6 @@ from torchkit.task.base import BaseTask
 from torchkit.task.checkpoints import load_training_checkpoint
 from torchkit.task.margin import make_heads, margin_loss
 from torchkit.util.checkpoint import load_state
-from torchkit.util.distributed import rank, world_size
 from torchkit.util.pixels import network_input
 
 logger = logging.getLogger("torchkit")
@@ -48,15 +44,11 @@ class ServerTask(BaseTask):
         self.heads = make_heads(config, self.backbone.embedding_size, [index.num_classes for index in indices])
         self.heads.to(self.device)
         self._start_from_weights()
-        self._build_loader(indices)
+        self.load_from(RecognitionSet(indices, config.SEED), indices)
         self._describe(indices)
 
     def trained_modules(self) -> dict[str, nn.Module]:
         return {"backbone": self.backbone, "heads": self.heads}
-
-    def batches(self, epoch: int, first: int) -> Iterable[ClearSample]:
-        self.batch_sampler.start_at(epoch, first)
-        return self.loader
 
     def losses(self, batch: ClearSample) -> dict[str, Tensor]:
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
@@ -81,26 +73,6 @@ class ServerTask(BaseTask):
         path = self.config.MODEL_ROOT / name
         save_recogniser_file(path, self.config.BACKBONE_NAME, self.backbone, self.channel_order, self.step)
         logger.info("recogniser after %d steps: %s", self.step, path)
-
-    def _build_loader(self, indices: list[Index]) -> None:
-        config = self.config
-        sizes = [data.batch_size for data in config.DATASETS]
-        lengths = [len(index) for index in indices]
-        self.batch_sampler = BranchBatchSampler(lengths, sizes, config.SEED, rank(), world_size())
-        self.batches_per_epoch = len(self.batch_sampler)
-        self.images_per_batch = sum(sizes)
-        if self.batches_per_epoch < config.ACCUMULATE:
-            raise ValueError(
-                f"ACCUMULATE = {config.ACCUMULATE}, but an epoch has {self.batches_per_epoch} batches; take fewer, or "
-                "smaller batches"
-            )
-        self.loader = make_loader(
-            RecognitionSet(indices, config.SEED),
-            config.NUM_WORKERS,
-            self.device,
-            batch_sampler=self.batch_sampler,
-            persistent_workers=config.NUM_WORKERS > 0,
-        )
 
     def _start_from_weights(self) -> None:
         config = self.config

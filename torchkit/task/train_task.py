@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,8 +15,7 @@ from torchkit.client.model import widen_input
 from torchkit.config import Config, PruneConfig, QuantizeConfig
 from torchkit.data.camera import Camera
 from torchkit.data.index import Index, read_index
-from torchkit.data.sampler import BranchBatchSampler
-from torchkit.data.training_set import Sample, TrainingSet, make_loader
+from torchkit.data.training_set import Sample, TrainingSet
 from torchkit.head import load_full_state
 from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error
 from torchkit.obfuscation import Sampler
@@ -28,7 +26,7 @@ from torchkit.task.checkpoints import load_training_checkpoint
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
 from torchkit.task.teacher import Teacher
 from torchkit.util.checkpoint import load_state
-from torchkit.util.distributed import gather, rank, world_size
+from torchkit.util.distributed import gather
 
 logger = logging.getLogger("torchkit")
 
@@ -66,15 +64,12 @@ class TrainTask(BaseTask):
         self.heads = make_heads(config, recogniser.embedding_size, [index.num_classes for index in indices])
         self.heads.to(self.device)
         self._start_from_heads()
-        self._build_loader(indices)
+        quality, camera = config.CLIENT.PICTURE_QUALITY, make_camera(config)
+        self.load_from(TrainingSet(indices, make_sampler(config), config.SEED, quality, camera), indices)
         self._describe(indices)
 
     def trained_modules(self) -> dict[str, nn.Module]:
         return {**self.system.trained_modules(), "heads": self.heads}
-
-    def batches(self, epoch: int, first: int) -> Iterable[Sample]:
-        self.batch_sampler.start_at(epoch, first)
-        return self.loader
 
     def losses(self, batch: Sample) -> dict[str, Tensor]:
         self.system.client.set_progress(self._progress(self.config.PRUNE), self._progress(self.config.QUANTIZE))
@@ -123,26 +118,6 @@ class TrainTask(BaseTask):
         save_client_file(path, self.system, reference, self.step)
         logger.info("client after %d steps: %s", self.step, path)
         return path
-
-    def _build_loader(self, indices: list[Index]) -> None:
-        config = self.config
-        sizes = [data.batch_size for data in config.DATASETS]
-        lengths = [len(index) for index in indices]
-        self.batch_sampler = BranchBatchSampler(lengths, sizes, config.SEED, rank(), world_size())
-        self.batches_per_epoch = len(self.batch_sampler)
-        self.images_per_batch = sum(sizes)
-        if self.batches_per_epoch < config.ACCUMULATE:
-            raise ValueError(
-                f"ACCUMULATE = {config.ACCUMULATE}, but an epoch has {self.batches_per_epoch} batches; take fewer, or "
-                "smaller batches"
-            )
-        self.loader = make_loader(
-            TrainingSet(indices, make_sampler(config), config.SEED, config.CLIENT.PICTURE_QUALITY, make_camera(config)),
-            config.NUM_WORKERS,
-            self.device,
-            batch_sampler=self.batch_sampler,
-            persistent_workers=config.NUM_WORKERS > 0,
-        )
 
     def _start_from_client(self) -> None:
         path = self.config.BACKBONE_RESUME
