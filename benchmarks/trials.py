@@ -16,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,36 +35,54 @@ COMMON = [
 ]  # fmt: skip
 """Where all trials start: client with the recogniser's weights, residual and picture as input, gate, float features."""
 
-DIFFERENCE = ["CLIENT.INPUT=difference", "CLIENT.FREEZE_NORMS=true", "COMPENSATION.FORM=add"]
-RANDOM = ["CLIENT.INIT=", "CLIENT.FREEZE_NORMS=false"]
-TAP_3 = [
-    *DIFFERENCE, "CLIENT.INTERFACE=identity", "SHUFFLE.TAPS=[3]", "SHUFFLE.BLOCK_PX=7", "PRUNE.CHANNELS=[1, 1, 0, 1]",
-    "QUANTIZE.BITS=[32, 32, 4, 32]", "LRS=[0.0003, 0.00001]",
-]  # fmt: skip
-DLIB = ["SERVER.NAME=dlib_resnet", "SERVER.CHECKPOINT=model/dlib_face_recognition_resnet_model_v1.dat"]
 
-TRIALS: dict[str, list[str]] = {
-    "both": [],
-    "both_no_shuffle": ["SHUFFLE.TAPS=[]"],
-    "random_residual": [*RANDOM, "CLIENT.INPUT=residual"],
-    "random_difference": [*DIFFERENCE, *RANDOM],
-    "other_server_residual": [*DLIB, "CLIENT.INPUT=residual"],
-    "other_server_difference": [*DLIB, *DIFFERENCE],
-    "other_server_margin": [*DLIB, *DIFFERENCE, "DATASETS.0.weight=1"],
-    "other_server_hybrid": [*DLIB, *DIFFERENCE, "OBFUSCATION.KINDS={gaussian: 0, median: 0, pixelate: 0, hybrid: 1}"],
-    "other_server_sgd": [*DLIB, *DIFFERENCE, "OPTIMIZER=sgd", "LRS=[0.1, 0.0001]"],
-    "tap_3": TAP_3,
-    "tap_3_slow": [*TAP_3, "LRS=[0.00003, 0.000001]"],
-    "tap_3_zero": [*TAP_3, "CLIENT.INTERFACE=zero", "LRS=[0.002, 0.00001]", "QUANTIZE.START_EPOCH=0.3",
-                   "QUANTIZE.RAMP_EPOCHS=0.2"],
-    "tap_3_gate": [*TAP_3, "COMPENSATION.FORM=gate"],
-    "tap_3_film": [*TAP_3, "COMPENSATION.FORM=film"],
-    "tap_3_per_channel": [*TAP_3, "COMPENSATION.WEIGHTS_PER=channel"],
-    "tap_3_no_maps": [*TAP_3, "DISTILLATION.MAP_WEIGHT=0"],
-    "tap_3_camera": [*TAP_3, "CAMERA.SHARE=0.5"],
-    "tap_3_8_bits": [*TAP_3, "QUANTIZE.BITS=[32, 32, 8, 32]", "LRS=[0.00003, 0.000001]"],
-    "tap_3_2_bits": [*TAP_3, "QUANTIZE.BITS=[32, 32, 2, 32]"],
+@dataclass(frozen=True)
+class Trial:
+    like: str | None
+    """The trial that it is compared with; None: COMMON alone."""
+    changes: tuple[str, ...]
+    """In what it differs from that."""
+
+
+TRIALS = {
+    "both": Trial(None, ()),
+    "no_shuffle": Trial("both", ("SHUFFLE.TAPS=[]",)),
+    "difference": Trial("both", ("CLIENT.INPUT=difference", "CLIENT.FREEZE_NORMS=true", "COMPENSATION.FORM=add")),
+    "random_residual": Trial("both", ("CLIENT.INIT=", "CLIENT.INPUT=residual")),
+    "random_difference": Trial("difference", ("CLIENT.INIT=", "CLIENT.FREEZE_NORMS=false")),
+    "other_both": Trial("both", (
+        "SERVER.NAME=dlib_resnet", "SERVER.CHECKPOINT=model/dlib_face_recognition_resnet_model_v1.dat",
+    )),
+    "other_residual": Trial("other_both", ("CLIENT.INPUT=residual",)),
+    "other_difference": Trial("other_both", (
+        "CLIENT.INPUT=difference", "CLIENT.FREEZE_NORMS=true", "COMPENSATION.FORM=add",
+    )),
+    "other_margin": Trial("other_difference", ("DATASETS.0.weight=1",)),
+    "other_hybrid": Trial("other_difference", (
+        "OBFUSCATION.KINDS={gaussian: 0, median: 0, pixelate: 0, hybrid: 1}",
+    )),
+    "other_sgd": Trial("other_difference", ("OPTIMIZER=sgd", "LRS=[0.1, 0.0001]")),
+    "tap_3": Trial("difference", (
+        "CLIENT.INTERFACE=identity", "SHUFFLE.TAPS=[3]", "SHUFFLE.BLOCK_PX=7", "PRUNE.CHANNELS=[1, 1, 0, 1]",
+        "QUANTIZE.BITS=[32, 32, 4, 32]", "LRS=[0.0003, 0.00001]",
+    )),
+    "tap_3_slow": Trial("tap_3", ("LRS=[0.00003, 0.000001]",)),
+    "tap_3_zero": Trial("tap_3", (
+        "CLIENT.INTERFACE=zero", "LRS=[0.002, 0.00001]", "QUANTIZE.START_EPOCH=0.3", "QUANTIZE.RAMP_EPOCHS=0.2",
+    )),
+    "tap_3_gate": Trial("tap_3", ("COMPENSATION.FORM=gate",)),
+    "tap_3_film": Trial("tap_3", ("COMPENSATION.FORM=film",)),
+    "tap_3_per_channel": Trial("tap_3", ("COMPENSATION.WEIGHTS_PER=channel",)),
+    "tap_3_no_maps": Trial("tap_3", ("DISTILLATION.MAP_WEIGHT=0",)),
+    "tap_3_camera": Trial("tap_3", ("CAMERA.SHARE=0.5",)),
+    "tap_3_8_bits": Trial("tap_3_slow", ("QUANTIZE.BITS=[32, 32, 8, 32]",)),
+    "tap_3_2_bits": Trial("tap_3", ("QUANTIZE.BITS=[32, 32, 2, 32]",)),
 }  # fmt: skip
+
+
+def overrides(name: str | None) -> list[str]:
+    """All that a trial changes of configs/faces.yaml."""
+    return COMMON if name is None else [*overrides(TRIALS[name].like), *TRIALS[name].changes]
 
 
 def run_trial(name: str) -> None:
@@ -71,7 +90,7 @@ def run_trial(name: str) -> None:
     folder = OUT / name
     if not (folder / "client.pth").is_file():
         places = [f"MODEL_ROOT={folder}", f"LOGS={folder}", f"LOG_ROOT={folder / 'tensorboard'}"]
-        run("train.py", "--config", "configs/faces.yaml", "--resume", *COMMON, *TRIALS[name], *places)
+        run("train.py", "--config", "configs/faces.yaml", "--resume", *overrides(name), *places)
     if not (folder / "validation" / "results.json").is_file():
         run(
             "validation/val_main.py", "--backbone-resume", str(folder / "client.pth"), "--data-root", "Data/validation",
@@ -96,14 +115,15 @@ def measured(name: str) -> list[str] | None:
         return None
     rows = {row["condition"]: row for row in json.loads(path.read_text())["rows"]}
     accuracies = [f"{100 * rows[condition]['accuracy']:.2f}" for condition in ("clear", "obfuscated", "compensated")]
-    return [name, " ".join(TRIALS[name]) or "-", *accuracies, f"{rows['compensated']['payload_bytes']:,.0f}"]
+    changed = f"{TRIALS[name].like}, " + " ".join(TRIALS[name].changes) if TRIALS[name].like else ""
+    return [name, changed, *accuracies, f"{rows['compensated']['payload_bytes']:,.0f}"]
 
 
 def main(arguments: argparse.Namespace) -> None:
     for name in arguments.only:
         run_trial(name)
     rows = [row for name in TRIALS if (row := measured(name)) is not None]
-    columns = ["trial", "changed", "clear %", "obfuscated %", "compensated %", "message bytes"]
+    columns = ["trial", "as", "clear %", "obfuscated %", "compensated %", "message bytes"]
     table = Table(columns, rows, text_columns=2)
     atomic_write_text(OUT / "trials.md", table.markdown())
     print(table.text())
