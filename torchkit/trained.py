@@ -32,10 +32,19 @@ def load_system(
         FileNotFoundError, ValueError: a file is missing, damaged, or does not fit the other.
     """
     file = load_client_file(path)
-    name = server or file.server.name or PUBLISHED_SERVER
-    weights = find_checkpoint(file.server, name) if checkpoint is None else checkpoint
+    name, weights = find_server(file.server, server, checkpoint)
     recogniser = load_recogniser(name, weights, channel_order or file.server.channel_order)
     return build_system(file, recogniser, str(path))
+
+
+def find_server(reference: ServerReference, server: str | None, checkpoint: Path | None) -> tuple[str, Path]:
+    """Name and weights of a client's recogniser: those asked for, else what its file says.
+
+    Raises:
+        FileNotFoundError: as `find_checkpoint`.
+    """
+    name = server or reference.name or PUBLISHED_SERVER
+    return name, find_checkpoint(reference, name) if checkpoint is None else checkpoint
 
 
 def find_checkpoint(reference: ServerReference, server: str) -> Path:

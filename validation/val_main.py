@@ -141,10 +141,8 @@ def server_weights(settings: Settings) -> Path:
     Raises:
         FileNotFoundError, ValueError: as `load_system`.
     """
-    if settings.server_checkpoint is not None:
-        return settings.server_checkpoint
     said = load_client_file(settings.backbone_resume).server
-    return trained.find_checkpoint(said, settings.server or said.name or trained.PUBLISHED_SERVER)
+    return trained.find_server(said, settings.server, settings.server_checkpoint)[1]
 
 
 def evaluate_set(

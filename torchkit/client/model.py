@@ -208,11 +208,12 @@ class Client(nn.Module):
     def prepare(self, clear: Tensor, obfuscated: Tensor) -> Tensor:
         """(B, 3, 112, 112) uint8 RGB twice -> the client's input (B, input_channels, 112, 112)."""
         order = self.settings.channel_order
+        if self.settings.input == "difference":
+            first = network_input(clear, order)
+        else:
+            first = residual(clear, obfuscated, order)
         if self.settings.input == "residual":
-            return residual(clear, obfuscated, order)
-        first = (
-            network_input(clear, order) if self.settings.input == "difference" else residual(clear, obfuscated, order)
-        )
+            return first
         return torch.cat([first, network_input(obfuscated, order)], dim=1)
 
     def forward(self, prepared: Tensor) -> list[Tensor]:

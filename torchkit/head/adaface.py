@@ -39,7 +39,7 @@ class AdaFace(MarginHead):
         scale: float,
         margin: float,
         shard: Shard = WHOLE,
-        sample_rate: float = 1.0,
+        sample_rate: float | None = None,
         h: float = 0.333,
         momentum: float = 0.99,
     ) -> None:

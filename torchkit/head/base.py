@@ -64,11 +64,14 @@ class MarginHead(nn.Module):
         scale: s.
         margin: m, in the unit of the subclass.
         shard: which classes this process holds.
-        sample_rate: share of the classes that takes part in a training step, 0..1; below 1 see `ClassSampler`.
+        sample_rate: share of the classes that takes part in a training step, 0..1, below 1 see `ClassSampler`; None:
+            the head's own, which is 1 but for PartialFC.
 
     Shape: embeddings (B, D) of any length, labels (B,) in 0..num_classes-1 -> logits (B, C), float32. C is the number
     of classes of the shard, or of those of them that were drawn; `columns` says where the true class stands.
     """
+
+    default_sample_rate = 1.0
 
     def __init__(
         self,
@@ -77,9 +80,11 @@ class MarginHead(nn.Module):
         scale: float,
         margin: float,
         shard: Shard = WHOLE,
-        sample_rate: float = 1.0,
+        sample_rate: float | None = None,
     ) -> None:
         super().__init__()
+        if sample_rate is None:
+            sample_rate = self.default_sample_rate
         self.num_classes, self.scale, self.margin, self.shard = num_classes, scale, margin, shard
         self.rows = shard.rows(num_classes)
         self.weight = nn.Parameter(_normal_rows(num_classes, embedding_size, self.rows))

@@ -30,7 +30,7 @@ class CurricularFace(ArcFace):
         scale: float,
         margin: float,
         shard: Shard = WHOLE,
-        sample_rate: float = 1.0,
+        sample_rate: float | None = None,
         momentum: float = 0.99,
     ) -> None:
         super().__init__(embedding_size, num_classes, scale, margin, shard, sample_rate)

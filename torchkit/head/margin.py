@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from torchkit.head.base import Batch, MarginHead
-from torchkit.head.shard import WHOLE, Shard
 
 PARTIAL_FC_RATE = 0.1
 
@@ -57,16 +56,7 @@ class ArcFace(FixedMargin):
 class PartialFC(CosFace):
     """CosFace on a tenth of the classes a step: An et al., CVPR 2022. Any head does so with a `sample_rate` below 1."""
 
-    def __init__(
-        self,
-        embedding_size: int,
-        num_classes: int,
-        scale: float,
-        margin: float,
-        shard: Shard = WHOLE,
-        sample_rate: float = PARTIAL_FC_RATE,
-    ) -> None:
-        super().__init__(embedding_size, num_classes, scale, margin, shard, sample_rate)
+    default_sample_rate = PARTIAL_FC_RATE
 
 
 def sine(cosine: Tensor) -> Tensor:

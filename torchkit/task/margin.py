@@ -8,18 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from torchkit.config import Config
-from torchkit.head import HEADS, WHOLE, MarginHead, Shard
+from torchkit.head import HEADS, WHOLE, MarginHead, Shard, load_full_state
 from torchkit.loss import softmax_loss
+from torchkit.task.checkpoints import load_training_checkpoint
 from torchkit.util.distributed import gather, scale_gradient, world_size
 
 
 def make_heads(config: Config, embedding_size: int, num_classes: Sequence[int]) -> nn.ModuleList:
-    """A head for each of DATASETS with its number of identities; DIST_FC: with this process's part of them."""
-    rate = {} if config.HEAD.SAMPLE_RATE is None else {"sample_rate": config.HEAD.SAMPLE_RATE}
-    return nn.ModuleList(
-        HEADS[config.HEAD_NAME](embedding_size, classes, data.scale, data.margin, head_shard(config), **rate)
+    """A head for each of DATASETS with its number of identities; DIST_FC: with this process's part of them.
+
+    Their weights are fresh, or those of HEAD_RESUME.
+    """
+    shard, rate, path = head_shard(config), config.HEAD.SAMPLE_RATE, config.HEAD_RESUME
+    heads = nn.ModuleList(
+        HEADS[config.HEAD_NAME](embedding_size, classes, data.scale, data.margin, shard, rate)
         for data, classes in zip(config.DATASETS, num_classes, strict=True)
     )
+    if path is not None:
+        load_full_state(heads, load_training_checkpoint(path)["modules"]["heads"], f"HEAD_RESUME = {path}")
+    return heads
 
 
 def head_shard(config: Config) -> Shard:

@@ -12,11 +12,9 @@ from torchkit.backbone import get_model
 from torchkit.config import Config
 from torchkit.data.index import Index, read_index
 from torchkit.data.recognition_set import ClearSample, RecognitionSet
-from torchkit.head import load_full_state
 from torchkit.server import RECOGNISERS
 from torchkit.server.recogniser_file import save_recogniser_file
 from torchkit.task.base import BaseTask
-from torchkit.task.checkpoints import load_training_checkpoint
 from torchkit.task.margin import make_heads, margin_loss
 from torchkit.util.checkpoint import load_state
 from torchkit.util.pixels import network_input
@@ -75,13 +73,10 @@ class ServerTask(BaseTask):
         logger.info("recogniser after %d steps: %s", self.step, path)
 
     def _start_from_weights(self) -> None:
-        config = self.config
-        if config.BACKBONE_RESUME is not None:
-            weights = RECOGNISERS[config.BACKBONE_NAME].read_weights(config.BACKBONE_RESUME)
-            load_state(self.backbone, weights, f"BACKBONE_RESUME = {config.BACKBONE_RESUME}")
-        if config.HEAD_RESUME is not None:
-            heads = load_training_checkpoint(config.HEAD_RESUME)["modules"]["heads"]
-            load_full_state(self.heads, heads, f"HEAD_RESUME = {config.HEAD_RESUME}")
+        path = self.config.BACKBONE_RESUME
+        if path is not None:
+            weights = RECOGNISERS[self.config.BACKBONE_NAME].read_weights(path)
+            load_state(self.backbone, weights, f"BACKBONE_RESUME = {path}")
 
     def _describe(self, indices: list[Index]) -> None:
         ignored = [

@@ -16,13 +16,11 @@ from torchkit.config import Config, PruneConfig, QuantizeConfig
 from torchkit.data.camera import Camera
 from torchkit.data.index import Index, read_index
 from torchkit.data.training_set import Sample, TrainingSet
-from torchkit.head import load_full_state
 from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error
 from torchkit.obfuscation import Sampler
 from torchkit.server import RECOGNISERS, CompensationSettings, Recogniser, load_recogniser
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file
 from torchkit.task.base import BaseTask
-from torchkit.task.checkpoints import load_training_checkpoint
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
 from torchkit.task.teacher import Teacher
 from torchkit.util.checkpoint import load_state
@@ -63,7 +61,6 @@ class TrainTask(BaseTask):
         self._start_from_client()
         self.heads = make_heads(config, recogniser.embedding_size, [index.num_classes for index in indices])
         self.heads.to(self.device)
-        self._start_from_heads()
         quality, camera = config.CLIENT.PICTURE_QUALITY, make_camera(config)
         self.load_from(TrainingSet(indices, make_sampler(config), config.SEED, quality, camera), indices)
         self._describe(indices)
@@ -143,11 +140,6 @@ class TrainTask(BaseTask):
         load_state(self.system.server.compensation, file.compensation, f"BACKBONE_RESUME = {path}, compensation")
         if self.new_key:
             self.system.client.draw_new_key(self.config.SHUFFLE.SEED)
-
-    def _start_from_heads(self) -> None:
-        path = self.config.HEAD_RESUME
-        if path is not None:
-            load_full_state(self.heads, load_training_checkpoint(path)["modules"]["heads"], f"HEAD_RESUME = {path}")
 
     def _describe(self, indices: list[Index]) -> None:
         client = self.system.client
