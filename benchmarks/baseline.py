@@ -4,7 +4,7 @@ PRO-Face C as its paper describes it (Yuan et al., IEEE TIFS 2024, doi 10.1109/T
 commonly written: float tensors throughout, loops over blocks, folds and thresholds, gradients through everything. Each
 function says what it stands for. The networks are the toolkit's own, so that only the way they are used differs.
 
-Pictures are (B, 3, 112, 112) float32 RGB in [-1, 1] here.
+Images are (B, 3, 112, 112) float32 RGB in [-1, 1] here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from torchkit.backbone import NUM_TAPS, Backbone
 from torchkit.data.index import Index
-from torchkit.obfuscation import EVALUATION, Sampler, Strength, assign_cells
+from torchkit.obfuscation import EVALUATION, RandomObfuscation, Strength, assign_cells
 from torchkit.system import ProFaceC
 from torchkit.util.pixels import HALF_RANGE
 from torchkit.util.seeding import content_stream
@@ -32,57 +32,57 @@ BATCH_ROWS = 64
 """Rows that the published evaluation embeds at once."""
 
 
-def to_float(pictures: np.ndarray | Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 RGB -> the float pictures of this module."""
-    return torch.as_tensor(pictures).float() / HALF_RANGE - 1
+def to_float(images: np.ndarray | Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 RGB -> the float images of this module."""
+    return torch.as_tensor(images).float() / HALF_RANGE - 1
 
 
-def to_uint8(pictures: Tensor) -> np.ndarray:
-    """The float pictures of this module -> (B, 3, H, W) uint8 RGB."""
-    return ((pictures + 1) * HALF_RANGE).round().clamp(0, 255).to(torch.uint8).numpy()
+def to_uint8(images: Tensor) -> np.ndarray:
+    """The float images of this module -> (B, 3, H, W) uint8 RGB."""
+    return ((images + 1) * HALF_RANGE).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 # --- obfuscation: torch filters on float tensors ---
 
 
-def gaussian(pictures: Tensor, sigma_px: float) -> Tensor:
+def gaussian(images: Tensor, sigma_px: float) -> Tensor:
     """Gaussian blur as one depth-wise convolution with the whole 31x31 kernel, border reflected."""
     half = GAUSSIAN_KERNEL_PX // 2
     offset = torch.arange(-half, half + 1, dtype=torch.float32)
     line = torch.exp(-offset.square() / (2 * sigma_px**2))
     kernel = torch.outer(line, line)
     kernel = (kernel / kernel.sum()).expand(3, 1, -1, -1)
-    return F.conv2d(F.pad(pictures, (half,) * 4, mode="reflect"), kernel, groups=3)
+    return F.conv2d(F.pad(images, (half,) * 4, mode="reflect"), kernel, groups=3)
 
 
-def median(pictures: Tensor, kernel_px: int) -> Tensor:
+def median(images: Tensor, kernel_px: int) -> Tensor:
     """Median of every window, all windows unfolded side by side; the border is padded with 0, mid-grey."""
-    padded = F.pad(pictures, (kernel_px // 2,) * 4)
-    windows = F.unfold(padded, kernel_px).view(len(pictures), 3, kernel_px**2, -1)
-    return windows.median(dim=2).values.view(pictures.shape)
+    padded = F.pad(images, (kernel_px // 2,) * 4)
+    windows = F.unfold(padded, kernel_px).view(len(images), 3, kernel_px**2, -1)
+    return windows.median(dim=2).values.view(images.shape)
 
 
-def pixelate(pictures: Tensor, blocks: tuple[int, int]) -> Tensor:
+def pixelate(images: Tensor, blocks: tuple[int, int]) -> Tensor:
     """Bilinear down to `blocks` without antialiasing, back up by nearest neighbour."""
-    small = F.interpolate(pictures, size=blocks, mode="bilinear", align_corners=False)
-    return F.interpolate(small, size=pictures.shape[-2:], mode="nearest")
+    small = F.interpolate(images, size=blocks, mode="bilinear", align_corners=False)
+    return F.interpolate(small, size=images.shape[-2:], mode="nearest")
 
 
-def hybrid(pictures: Tensor, strength: Strength, assignment: np.ndarray) -> Tensor:
-    """All three obfuscations of the whole picture, of which each cell then shows one.
+def hybrid(images: Tensor, strength: Strength, assignment: np.ndarray) -> Tensor:
+    """All three obfuscations of the whole image, of which each cell then shows one.
 
     Args:
-        pictures: (B, 3, H, W).
+        images: (B, 3, H, W).
         strength: settings of the three.
         assignment: (rows, columns) of "median", "gaussian" or "pixelate".
     """
     layers = {
-        "gaussian": gaussian(pictures, strength.sigma_px),
-        "median": median(pictures, strength.median_kernel_px),
-        "pixelate": pixelate(pictures, strength.blocks),
+        "gaussian": gaussian(images, strength.sigma_px),
+        "median": median(images, strength.median_kernel_px),
+        "pixelate": pixelate(images, strength.blocks),
     }
-    out = torch.empty_like(pictures)
-    height, width = pictures.shape[-2:]
+    out = torch.empty_like(images)
+    height, width = images.shape[-2:]
     rows, columns = (
         [round(k * size / cells) for k in range(cells + 1)]
         for size, cells in zip((height, width), assignment.shape, strict=True)
@@ -93,10 +93,10 @@ def hybrid(pictures: Tensor, strength: Strength, assignment: np.ndarray) -> Tens
     return out
 
 
-def evaluation_hybrid(picture: np.ndarray, seed: int) -> Tensor:
-    """The hybrid of validation of one (3, H, W) uint8 picture, with the cells the toolkit assigns: (1, 3, H, W)."""
-    cells = content_stream(np.ascontiguousarray(picture.transpose(1, 2, 0)), seed, "hybrid")
-    return hybrid(to_float(picture[None]), EVALUATION, assign_cells(EVALUATION.grid, cells))
+def evaluation_hybrid(image: np.ndarray, seed: int) -> Tensor:
+    """The hybrid of validation of one (3, H, W) uint8 image, with the cells the toolkit assigns: (1, 3, H, W)."""
+    cells = content_stream(np.ascontiguousarray(image.transpose(1, 2, 0)), seed, "hybrid")
+    return hybrid(to_float(image[None]), EVALUATION, assign_cells(EVALUATION.grid, cells))
 
 
 # --- client and server ---
@@ -127,7 +127,7 @@ class PublishedSystem(nn.Module):
         backbone: the client's.
         key: (blocks, C) of the first tap, in blocks of 28 pixels.
 
-    Shape: clear and obfuscated pictures (B, 3, 112, 112) -> embeddings (B, D), unit length.
+    Shape: clear and obfuscated images (B, 3, 112, 112) -> embeddings (B, D), unit length.
     """
 
     def __init__(self, network: Backbone, backbone: Backbone, key: Tensor) -> None:
@@ -161,9 +161,9 @@ class PublishedSystem(nn.Module):
         first, *others = [interface(tap) for interface, tap in zip(self.interfaces, taps, strict=True)]
         return [shuffle(first, self.key, BLOCK_PX), *others]
 
-    def embed(self, pictures: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Without compensation."""
-        return F.normalize(self.network(pictures))
+        return F.normalize(self.network(images))
 
     def forward(self, clear: Tensor, obfuscated: Tensor) -> Tensor:
         x = obfuscated
@@ -179,7 +179,7 @@ class PublishedSystem(nn.Module):
 class PublishedTraining:
     """A training step in float32: nothing is frozen, nothing is kept from one epoch to the next.
 
-    The teacher's embedding of the clear picture is not detached, so that the backward pass runs through the server
+    The teacher's embedding of the clear image is not detached, so that the backward pass runs through the server
     twice. The optimiser holds client, compensation weights and head alone: the server's gradients pile up unused.
 
     Args:
@@ -196,7 +196,7 @@ class PublishedTraining:
         self.optimizer = torch.optim.SGD([*trained, self.centres], lr=lr, momentum=0.9, weight_decay=5e-4)
 
     def losses(self, clear: Tensor, obfuscated: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Margin softmax, and the mean squared error to the clear picture's embedding."""
+        """Margin softmax, and the mean squared error to the clear image's embedding."""
         embeddings = self.system(clear, obfuscated)
         target = self.system.embed(clear)
         logits = arcface(embeddings, self.centres, labels)
@@ -223,22 +223,24 @@ def arcface(embeddings: Tensor, centres: Tensor, labels: Tensor) -> Tensor:
     return SCALE * (one_hot * shifted + (1 - one_hot) * cosine)
 
 
-def load_batch(index: Index, sampler: Sampler, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def load_batch(
+    index: Index, sampler: RandomObfuscation, rng: np.random.Generator, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Decode, flip and obfuscate (hybrid) a batch in the main process, on float tensors.
 
     Returns:
-        Clear and obfuscated pictures (B, 3, 112, 112), labels (B,).
+        Clear and obfuscated images (B, 3, 112, 112), labels (B,).
     """
     positions = rng.permutation(len(index))[:size]
     clear, obfuscated = [], []
     for position in positions:
         image = index.read(int(position))
-        picture = to_float(image.transpose(2, 0, 1)[None])
+        floats = to_float(image.transpose(2, 0, 1)[None])
         if rng.random() < 0.5:
-            picture = picture.flip(-1)
-        strength = sampler.strength(picture.shape[-1], rng)
-        clear.append(picture)
-        obfuscated.append(hybrid(picture, strength, assign_cells(strength.grid, rng)))
+            floats = floats.flip(-1)
+        strength = sampler.strength(floats.shape[-1], rng)
+        clear.append(floats)
+        obfuscated.append(hybrid(floats, strength, assign_cells(strength.grid, rng)))
     return torch.cat(clear), torch.cat(obfuscated), torch.from_numpy(index.labels[positions])
 
 
@@ -247,11 +249,11 @@ def load_batch(index: Index, sampler: Sampler, rng: np.random.Generator, size: i
 
 @torch.no_grad()
 def embed_rows(system: PublishedSystem, images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Embed every row of a set, repeated pictures as often as they occur, in batches of 64.
+    """Embed every row of a set, repeated images as often as they occur, in batches of 64.
 
     Args:
         system: client and server.
-        images: (N, 3, 112, 112) uint8 RGB, a picture a row.
+        images: (N, 3, 112, 112) uint8 RGB, an image a row.
         seed: of the hybrid's cells.
 
     Returns:

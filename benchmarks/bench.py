@@ -6,12 +6,12 @@
 
 Parts, each as seconds of the baseline (benchmarks/baseline.py) over seconds of the toolkit:
   training_step   a step of train.py from the JPEGs on, the teacher's embeddings cached as from the second epoch on
-  obfuscation     the hybrid at its evaluation settings, one picture after the other, both sides on one thread
+  obfuscation     the hybrid at its evaluation settings, one image after the other, both sides on one thread
   shuffle         block channel shuffle, forward and backward
   validation      embedding a set of pairs: clear, obfuscated and compensated under the hybrid
   metrics         10-fold accuracy
-  encoding        obfuscated pictures and 2-bit features to messages, lossless, one thread; baseline: PNG, NumPy archive
-  decoding        messages to pictures and feature values, one thread
+  encoding        obfuscated images and 2-bit features to messages, lossless, one thread; baseline: PNG, NumPy archive
+  decoding        messages to images and feature values, one thread
 and, not as a ratio of times:
   memory          what a first training step adds to the resident memory, each side in a process of its own
   client          milliseconds of the client network for one face, in PyTorch and ONNX Runtime
@@ -20,7 +20,7 @@ and, not as a ratio of times:
 Both sides run in turn: a warm-up of each, then --rounds times baseline, toolkit, each with the C library keeping memory
 as its own commands have it. Before a part is timed, both must give the same result, or the run ends with exit code 2:
 losses within 0.1 %; 99.9 % of the obfuscated pixels within a grey level; embeddings a cosine above 0.99, those of clear
-pictures with --amp none within 1e-5; shuffle, metrics and decoding exactly. Weights and pictures are random, nothing is
+images with --amp none within 1e-5; shuffle, metrics and decoding exactly. Weights and images are random, nothing is
 downloaded, everything runs on the processor. Close other programs first.
 
 Prints a table and writes --out: ratios (median, min, max over the rounds), seconds, sizes, memory, matmul, provenance.
@@ -59,7 +59,7 @@ from torchkit.client.shuffle import draw_key
 from torchkit.config import Config
 from torchkit.data.index import read_index
 from torchkit.data.validation_set import ValidationSet
-from torchkit.obfuscation import Sampler, obfuscate
+from torchkit.obfuscation import RandomObfuscation, obfuscate
 from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
 from torchkit.system import ProFaceC
 from torchkit.task import TrainTask
@@ -82,15 +82,15 @@ MIN_SECONDS = 0.2
 """That a measurement lasts at least."""
 FOLDS = 10
 LEARNING_RATE = 1e-3
-CALIBRATION_PICTURES = 16
+CALIBRATION_IMAGES = 16
 SHUFFLE_SHAPE = (64, 56, 56)
 DISTINCT_SHARE = 7701 / 12000
-"""Distinct pictures among the rows of LFW's pairs."""
+"""Distinct images among the rows of LFW's pairs."""
 
 # How far apart the two sides may be.
 LOSS_TOLERANCE = 1e-3  # relative
-CLEAR_TOLERANCE = 1e-5  # of the values of unit embeddings of clear pictures
-MIN_COSINE = 0.99  # of embeddings of obfuscated pictures: the toolkit's are rounded to 8 bits, the baseline's not
+CLEAR_TOLERANCE = 1e-5  # of the values of unit embeddings of clear images
+MIN_COSINE = 0.99  # of embeddings of obfuscated images: the toolkit's are rounded to 8 bits, the baseline's not
 MAX_GREY_LEVELS, MIN_PIXELS = 1, 0.999  # so many grey levels in at least so many of the pixels
 
 
@@ -105,13 +105,13 @@ class Sizes:
     server: str = "ir_101"
     """The recogniser."""
     batch_size: int = 16
-    """Pictures of a training step, and of the server's forward pass in `matmul`."""
+    """Images of a training step, and of the server's forward pass in `matmul`."""
     rows: int = 60
     """Rows of the validation set, two a pair."""
     pairs: int = 6000
     """Pairs of the 10-fold accuracy."""
     images: int = 16
-    """Pictures obfuscated."""
+    """Images obfuscated."""
     shuffle_batch: int = 64
     """Maps shuffled at once."""
     matrix_side: int = 4096
@@ -201,24 +201,24 @@ def require_close(name: str, error: float, limit: float) -> None:
 # --- what the parts work on ---
 
 
-def draw_pictures(count: int, seed: int) -> np.ndarray:
+def draw_images(count: int, seed: int) -> np.ndarray:
     """(count, 3, 112, 112) uint8 RGB: coarse colour patches under noise."""
     rng = np.random.default_rng(seed)
     size = (INPUT_SIZE_PX, INPUT_SIZE_PX)
     patches = [cv2.resize(rng.uniform(0, 255, (7, 7, 3)), size, interpolation=cv2.INTER_CUBIC) for _ in range(count)]
-    pictures = np.stack(patches) + rng.normal(0, 12, (count, *size, 3))
-    return np.ascontiguousarray(np.clip(pictures, 0, 255).astype(np.uint8).transpose(0, 3, 1, 2))
+    images = np.stack(patches) + rng.normal(0, 12, (count, *size, 3))
+    return np.ascontiguousarray(np.clip(images, 0, 255).astype(np.uint8).transpose(0, 3, 1, 2))
 
 
 def prepare(folder: Path, sizes: Sizes) -> None:
     """Write the server's weights, and a training set that is a single batch: all of it is cached after one step."""
-    note(f"preparing random weights of {sizes.server} and {sizes.batch_size} training pictures")
+    note(f"preparing random weights of {sizes.server} and {sizes.batch_size} training images")
     torch.manual_seed(SEED)
     torch.save(calibrated(get_model(sizes.server)).state_dict(), folder / "server.pth")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     lines = []
-    for number, picture in enumerate(draw_pictures(sizes.batch_size, SEED)):
-        written = cv2.imwrite(str(folder / "pictures" / f"{number}.jpg"), picture.transpose(1, 2, 0)[..., ::-1])
+    for number, image in enumerate(draw_images(sizes.batch_size, SEED)):
+        written = cv2.imwrite(str(folder / "images" / f"{number}.jpg"), image.transpose(1, 2, 0)[..., ::-1])
         assert written
         lines.append(f"{number}.jpg {number}\n")
     (folder / "noise.txt").write_text("".join(lines))
@@ -226,14 +226,14 @@ def prepare(folder: Path, sizes: Sizes) -> None:
 
 @torch.no_grad()
 def calibrated(network: Backbone) -> Backbone:
-    """The network with the batch-norm statistics of random pictures.
+    """The network with the batch-norm statistics of random images.
 
     With those of a fresh network, maps fade from layer to layer, and no comparison would see an error.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # the plain mean
-    network.train()(baseline.to_float(draw_pictures(CALIBRATION_PICTURES, SEED + 1)))
+    network.train()(baseline.to_float(draw_images(CALIBRATION_IMAGES, SEED + 1)))
     return network.eval()
 
 
@@ -265,7 +265,7 @@ PUBLISHED_RECIPE = {
 def make_task(folder: Path, sizes: Sizes, changes: dict[str, Any] | None = None) -> TrainTask:
     """A training run over the prepared set; `changes` replaces keys of its configuration."""
     values = {
-        "DATA_ROOT": folder / "pictures",
+        "DATA_ROOT": folder / "images",
         "INDEX_ROOT": folder,
         "DATASETS": [{"name": "noise", "batch_size": sizes.batch_size}],
         "LRS": [LEARNING_RATE],
@@ -307,8 +307,8 @@ def published_training(folder: Path, sizes: Sizes) -> baseline.PublishedTraining
 def published_step(folder: Path, sizes: Sizes) -> Callable[[], None]:
     """The baseline's step over the same set, from its JPEGs on."""
     training = published_training(folder, sizes)
-    index = read_index(folder, folder / "pictures", "noise")
-    sampler, rng = Sampler(), stream(SEED, "baseline")
+    index = read_index(folder, folder / "images", "noise")
+    sampler, rng = RandomObfuscation(), stream(SEED, "baseline")
 
     def step() -> None:
         training.step(*baseline.load_batch(index, sampler, rng, sizes.batch_size))
@@ -323,7 +323,7 @@ def copy_training(task: TrainTask, training: baseline.PublishedTraining) -> None
 
 
 def check_losses(folder: Path, sizes: Sizes) -> None:
-    """Both sides' first losses in float32, for the same weights and the same obfuscated pictures.
+    """Both sides' first losses in float32, for the same weights and the same obfuscated images.
 
     Raises:
         MismatchError: one differs.
@@ -352,12 +352,12 @@ def training_step(folder: Path, sizes: Sizes) -> Comparison:
 
 
 def obfuscation(_: Path, sizes: Sizes) -> Comparison:
-    pictures = draw_pictures(sizes.images, SEED)
-    images = [np.ascontiguousarray(picture.transpose(1, 2, 0)) for picture in pictures]
+    batch = draw_images(sizes.images, SEED)
+    images = [np.ascontiguousarray(chw.transpose(1, 2, 0)) for chw in batch]
 
     def theirs() -> np.ndarray:
         with threads(1):
-            return baseline.to_uint8(torch.cat([baseline.evaluation_hybrid(picture, SEED) for picture in pictures]))
+            return baseline.to_uint8(torch.cat([baseline.evaluation_hybrid(chw, SEED) for chw in batch]))
 
     def ours() -> np.ndarray:
         with threads(1):
@@ -422,18 +422,18 @@ def validation(folder: Path, sizes: Sizes) -> Comparison:
 
 
 def draw_validation_set(row_count: int) -> ValidationSet:
-    """A set of random pictures that repeats as many of them as LFW does."""
+    """A set of random images that repeats as many of them as LFW does."""
     distinct = max(1, round(row_count * DISTINCT_SHARE))
     rng = np.random.default_rng(SEED)
     rows = np.concatenate([np.arange(distinct), rng.integers(0, distinct, row_count - distinct)])
-    return ValidationSet("noise", draw_pictures(distinct, SEED + 2), rows, rng.random(row_count // 2) < 0.5)
+    return ValidationSet("noise", draw_images(distinct, SEED + 2), rows, rng.random(row_count // 2) < 0.5)
 
 
 def _check_embeddings(theirs: dict[str, np.ndarray], ours: dict[str, np.ndarray], amp: str) -> None:
     for name, expected in theirs.items():
         if name == "clear" and amp == "none":
             error = float(np.abs(ours[name] - expected).max())
-            require_close("validation: the embeddings of clear pictures", error, CLEAR_TOLERANCE)
+            require_close("validation: the embeddings of clear images", error, CLEAR_TOLERANCE)
         else:
             error = 1 - float((ours[name] * expected).sum(axis=1).min())
             require_close(f"validation: (as 1 - cosine) the {name} embeddings", error, 1 - MIN_COSINE)
@@ -456,12 +456,12 @@ def _check_accuracy(theirs: tuple[float, ...], ours: tuple[float, ...]) -> None:
 
 
 def encoding(_: Path, sizes: Sizes) -> Comparison:
-    messages = Messages(draw_pictures(sizes.images, SEED), SEED)
+    messages = Messages(draw_images(sizes.images, SEED), SEED)
     return Comparison(one_thread(messages.archive), one_thread(messages.encode), unchecked)
 
 
 def decoding(_: Path, sizes: Sizes) -> Comparison:
-    messages = Messages(draw_pictures(sizes.images, SEED), SEED)
+    messages = Messages(draw_images(sizes.images, SEED), SEED)
     return Comparison(one_thread(messages.read_archives), one_thread(messages.decode), _check_messages)
 
 
@@ -476,7 +476,7 @@ def one_thread(work: Callable[[], Any]) -> Callable[[], Any]:
 def _check_messages(theirs: list[list[np.ndarray]], ours: list[list[np.ndarray]]) -> None:
     for expected, found in zip(theirs, ours, strict=True):
         equal = all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
-        require_close("decoding: (0 equal, 1 not) pictures and features", float(not equal), 0)
+        require_close("decoding: (0 equal, 1 not) images and features", float(not equal), 0)
 
 
 COMPARISONS: dict[str, Callable[[Path, Sizes], Comparison]] = {
@@ -564,7 +564,7 @@ def measure_matmul(folder: Path, sizes: Sizes, rounds: int) -> dict[str, dict[st
 @torch.inference_mode()
 def _utilisation(name: str, dtype: torch.dtype, folder: Path, sizes: Sizes, rounds: int) -> dict[str, float]:
     recogniser = load_server(folder, sizes).to(memory_format=torch.channels_last)  # as TrainTask keeps it
-    images = torch.from_numpy(draw_pictures(sizes.batch_size, SEED))
+    images = torch.from_numpy(draw_images(sizes.batch_size, SEED))
     operations = sizes.batch_size * count_operations(recogniser, images[:1])
     side = sizes.matrix_side
     a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
@@ -684,10 +684,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="which (all)")
     number("rounds", 3, "times that each side is timed, after a warm-up")
     parser.add_argument("--server", choices=SERVERS, default=size.server, help=f"recogniser ({size.server})")
-    number("batch-size", size.batch_size, "pictures of a training step")
+    number("batch-size", size.batch_size, "images of a training step")
     number("rows", size.rows, "rows of the validation set, two a pair")
     number("pairs", size.pairs, "pairs of the 10-fold accuracy")
-    number("images", size.images, "pictures obfuscated")
+    number("images", size.images, "images obfuscated")
     number("shuffle-batch", size.shuffle_batch, "maps of 64x56x56 values shuffled at once")
     number("matrix-side", size.matrix_side, "rows and columns of the matrix product")
     number("threads", size.threads, "threads of torch and OpenCV")

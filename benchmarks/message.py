@@ -18,7 +18,7 @@ import torch
 
 from torchkit.client import Client, ClientSettings
 from torchkit.obfuscation import obfuscate
-from torchkit.payload import Payload, Picture, TapFeatures, decode, encode
+from torchkit.payload import EncodedImage, Payload, TapFeatures, decode, encode
 
 SETTINGS = ClientSettings(
     server_shapes=((64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7)),
@@ -38,50 +38,48 @@ class Messages:
     """The same faces as payloads and as NumPy archives.
 
     Args:
-        pictures: (N, 3, 112, 112) uint8 RGB.
+        images: (N, 3, 112, 112) uint8 RGB.
         seed: of obfuscations and codes.
     """
 
-    def __init__(self, pictures: np.ndarray, seed: int) -> None:
+    def __init__(self, images: np.ndarray, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self.obfuscated = [
-            obfuscate(np.ascontiguousarray(picture.transpose(1, 2, 0)), "hybrid", rng) for picture in pictures
-        ]
-        self.taps = [draw_taps(rng) for _ in pictures]
+        self.obfuscated = [obfuscate(np.ascontiguousarray(image.transpose(1, 2, 0)), "hybrid", rng) for image in images]
+        self.taps = [draw_taps(rng) for _ in images]
         self.encoded = self.encode()
         self.archives = self.archive()
 
     def encode(self) -> list[bytes]:
-        """Pictures and codes to messages: all of a client's work but the network's."""
+        """Images and codes to messages: all of a client's work but the network's."""
         return [
-            encode(Payload(FINGERPRINT, Picture.compress(picture), taps))
-            for picture, taps in zip(self.obfuscated, self.taps, strict=True)
+            encode(Payload(FINGERPRINT, EncodedImage.compress(image), taps))
+            for image, taps in zip(self.obfuscated, self.taps, strict=True)
         ]
 
     def decode(self) -> list[list[np.ndarray]]:
-        """Messages to pictures and feature values: all of a server's work but the recogniser's."""
+        """Messages to images and feature values: all of a server's work but the recogniser's."""
         payloads = [decode(message) for message in self.encoded]
-        return [[payload.picture.pixels, *(tap.values() for tap in payload.taps)] for payload in payloads]
+        return [[payload.image.pixels, *(tap.values() for tap in payload.taps)] for payload in payloads]
 
     def archive(self) -> list[bytes]:
         """What a first attempt would send: a PNG and float32 maps in a compressed NumPy archive."""
         found = []
-        for picture, taps in zip(self.obfuscated, self.taps, strict=True):
+        for image, taps in zip(self.obfuscated, self.taps, strict=True):
             buffer = io.BytesIO()
-            png = cv2.imencode(".png", picture[..., ::-1])[1]
+            png = cv2.imencode(".png", image[..., ::-1])[1]
             np.savez_compressed(buffer, png, *(tap.values() for tap in taps))
             found.append(buffer.getvalue())
         return found
 
     def read_archives(self) -> list[list[np.ndarray]]:
-        """Pictures and feature values out of the archives."""
+        """Images and feature values out of the archives."""
         found = []
         for data in self.archives:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 png, *maps = (archive[name] for name in archive.files)
-            picture = cv2.imdecode(png, cv2.IMREAD_COLOR)
-            assert picture is not None
-            found.append([picture[..., ::-1], *maps])
+            image = cv2.imdecode(png, cv2.IMREAD_COLOR)
+            assert image is not None
+            found.append([image[..., ::-1], *maps])
         return found
 
 

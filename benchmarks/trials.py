@@ -33,7 +33,7 @@ COMMON = [
     "CLIENT.INPUT=both", "COMPENSATION.FORM=gate", "SHUFFLE.TAPS=[1]", "SHUFFLE.BLOCK_PX=14",
     "QUANTIZE.BITS=32", "PRUNE.CHANNELS=0",
 ]  # fmt: skip
-"""Where all trials start: client with the recogniser's weights, residual and picture as input, gate, float features."""
+"""Where all trials start: client with the recogniser's weights, residual and image as input, gate, float features."""
 
 
 @dataclass(frozen=True)

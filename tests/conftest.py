@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: pictures, a tiny training set, repeatable randomness."""
+"""Fixtures that several test files share: images, a tiny training set, repeatable randomness."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 cv2.setNumThreads(1)  # before any worker is forked: OpenCV's threads cannot be ended after a fork
 
 SIZE_PX = 112
-TINY_IDENTITIES, TINY_PICTURES = 3, 4
+TINY_IDENTITIES, TINY_IMAGES = 3, 4
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class TinySet:
     def index_file(self) -> Path:
         return self.index_root / f"{self.name}.txt"
 
-    def picture(self, line: int) -> Path:
-        """File of the picture in `line` of the index, counted from 0."""
+    def image(self, line: int) -> Path:
+        """File of the image in `line` of the index, counted from 0."""
         return self.data_root / self.index_file.read_text().splitlines()[line].rpartition(" ")[0]
 
 
@@ -45,14 +45,14 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def make_picture() -> Callable[[int], np.ndarray]:
-    """Seed -> a colour face-like (112, 112, 3) uint8 RGB picture: gradients, an oval, eyes, edges, some noise."""
+def make_image() -> Callable[[int], np.ndarray]:
+    """Seed -> a colour face-like (112, 112, 3) uint8 RGB image: gradients, an oval, eyes, edges, some noise."""
     return draw_face
 
 
 @pytest.fixture(scope="session")
-def picture() -> np.ndarray:
-    """One such picture; it cannot be written to."""
+def image() -> np.ndarray:
+    """One such image; it cannot be written to."""
     image = draw_face(0)
     image.flags.writeable = False
     return image
@@ -60,15 +60,15 @@ def picture() -> np.ndarray:
 
 @pytest.fixture
 def tiny_set(tmp_path: Path) -> TinySet:
-    """3 identities with 4 pictures each, in index order."""
-    made = TinySet(tmp_path / "index", tmp_path / "pictures", "tiny")
+    """3 identities with 4 images each, in index order."""
+    made = TinySet(tmp_path / "index", tmp_path / "images", "tiny")
     made.index_root.mkdir()
     lines = []
     for identity in range(TINY_IDENTITIES):
         (made.data_root / f"id {identity}").mkdir(parents=True)
-        for number in range(TINY_PICTURES):
+        for number in range(TINY_IMAGES):
             name = f"id {identity}/{number}.jpg"
-            write_jpeg(made.data_root / name, draw_face(identity * TINY_PICTURES + number))
+            write_jpeg(made.data_root / name, draw_face(identity * TINY_IMAGES + number))
             lines.append(f"{name} {identity}\n")
     made.index_file.write_text("".join(lines))
     return made
@@ -88,5 +88,5 @@ def draw_face(seed: int) -> np.ndarray:
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:
-    """Write an RGB picture."""
+    """Write an RGB image."""
     assert cv2.imwrite(str(path), image[..., ::-1])

@@ -55,8 +55,8 @@ def trained_client(settings: ClientSettings, key_seed: int = 11) -> Client:
 def _trained_client(settings: ClientSettings, key_seed: int) -> Client:
     torch.manual_seed(5)
     client = Client(settings, key_seed)
-    pictures = to_batch([draw_face(seed) for seed in (6, 7, 8, 9)])
-    prepared = client.prepare(pictures[:2], pictures[2:])
+    images = to_batch([draw_face(seed) for seed in (6, 7, 8, 9)])
+    prepared = client.prepare(images[:2], images[2:])
     client.set_progress(0, 0)
     settle(client, prepared)
     for pruner in client.pruners.values():

@@ -84,11 +84,11 @@ def part_of_recordio(flag: int, part: bytes) -> bytes:
     return MAGIC + struct.pack("<I", flag << 29 | len(part)) + part + bytes(-len(part) % 4)
 
 
-def with_header(label: float | Sequence[float], key: int, picture: bytes) -> bytes:
+def with_header(label: float | Sequence[float], key: int, image: bytes) -> bytes:
     """What a RecordIO record of a set holds."""
     if isinstance(label, float):
-        return struct.pack("<IfQQ", 0, label, key, 0) + picture
-    return struct.pack(f"<IfQQ{len(label)}f", len(label), 0, key, 0, *label) + picture
+        return struct.pack("<IfQQ", 0, label, key, 0) + image
+    return struct.pack(f"<IfQQ{len(label)}f", len(label), 0, key, 0, *label) + image
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,18 @@ class RecordSet:
         return offsets
 
 
-def plain_set(pictures: Sequence[bytes], labels: Sequence[int]) -> RecordSet:
-    """As MXNet's im2rec writes it: pictures all through, one label each."""
-    entries = enumerate(zip(pictures, labels, strict=True))
-    return RecordSet({key: recordio(with_header(float(label), key, picture)) for key, (picture, label) in entries})
+def plain_set(images: Sequence[bytes], labels: Sequence[int]) -> RecordSet:
+    """As MXNet's im2rec writes it: images all through, one label each."""
+    entries = enumerate(zip(images, labels, strict=True))
+    return RecordSet({key: recordio(with_header(float(label), key, image)) for key, (image, label) in entries})
 
 
-def insightface_set(pictures: Sequence[bytes], labels: Sequence[int]) -> RecordSet:
-    """As InsightFace's face2rec2 writes it: pictures from 1 on with two labels, then record 0, then the people."""
+def insightface_set(images: Sequence[bytes], labels: Sequence[int]) -> RecordSet:
+    """As InsightFace's face2rec2 writes it: images from 1 on with two labels, then record 0, then the people."""
     records = {}
-    for key, (picture, label) in enumerate(zip(pictures, labels, strict=True), start=1):
-        records[key] = recordio(with_header([float(label), 1.0], key, picture))
-    end = len(pictures) + 1
+    for key, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
+        records[key] = recordio(with_header([float(label), 1.0], key, image))
+    end = len(images) + 1
     firsts = [labels.index(label) + 1 for label in sorted(set(labels))]
     records[0] = recordio(with_header([float(end), float(end + len(firsts))], 0, b""))
     for k, first in enumerate(firsts):
@@ -130,18 +130,18 @@ def insightface_set(pictures: Sequence[bytes], labels: Sequence[int]) -> RecordS
 
 
 def write_tface(
-    data_root: Path, index: Path, name: str, pictures: Sequence[bytes], labels: Sequence[int], shard_size: int
+    data_root: Path, index: Path, name: str, images: Sequence[bytes], labels: Sequence[int], shard_size: int
 ) -> list[tuple[Path, int]]:
-    """TFRecord shards and their index as TFace has them; returns file and offset of each picture."""
+    """TFRecord shards and their index as TFace has them; returns file and offset of each image."""
     (data_root / name).mkdir(parents=True)
     lines, places = [], []
-    for start in range(0, len(pictures), shard_size):
+    for start in range(0, len(images), shard_size):
         shard, data = start // shard_size, b""
         file = data_root / name / f"{name}-{shard:05d}.tfrecord"
-        for k in range(start, min(start + shard_size, len(pictures))):
+        for k in range(start, min(start + shard_size, len(images))):
             lines.append(f"{name}\t{shard}\t{len(data)}\t{labels[k]}\n")
             places.append((file, len(data)))
-            data += tfrecord(example({"image": pictures[k]}))
+            data += tfrecord(example({"image": images[k]}))
         file.write_bytes(data)
     index.write_text("".join(lines))
     return places

@@ -49,14 +49,14 @@ STRENGTHS = {
 
 
 @pytest.mark.parametrize("strength", STRENGTHS.values(), ids=STRENGTHS)
-def test_float_filters_are_the_obfuscations(make_picture: Callable[[int], np.ndarray], strength: Strength) -> None:
-    image = make_picture(3)
-    picture = baseline.to_float(image.transpose(2, 0, 1)[None])
+def test_float_filters_are_the_obfuscations(make_image: Callable[[int], np.ndarray], strength: Strength) -> None:
+    image = make_image(3)
+    floats_in = baseline.to_float(image.transpose(2, 0, 1)[None])
     found = {
-        "gaussian": baseline.gaussian(picture, strength.sigma_px),
-        "median": baseline.median(picture, strength.median_kernel_px),
-        "pixelate": baseline.pixelate(picture, strength.blocks),
-        "hybrid": baseline.hybrid(picture, strength, assign_cells(strength.grid, np.random.default_rng(5))),
+        "gaussian": baseline.gaussian(floats_in, strength.sigma_px),
+        "median": baseline.median(floats_in, strength.median_kernel_px),
+        "pixelate": baseline.pixelate(floats_in, strength.blocks),
+        "hybrid": baseline.hybrid(floats_in, strength, assign_cells(strength.grid, np.random.default_rng(5))),
     }
     for kind, floats in found.items():
         expected = obfuscate(image, kind, np.random.default_rng(5), strength)
@@ -165,7 +165,7 @@ def break_baseline(patch: pytest.MonkeyPatch, part: str) -> None:
     """Make one small thing wrong."""
     right = baseline.gaussian
     if part == "obfuscation":
-        patch.setattr(baseline, "gaussian", lambda pictures, sigma_px: right(pictures, 0.9 * sigma_px))
+        patch.setattr(baseline, "gaussian", lambda images, sigma_px: right(images, 0.9 * sigma_px))
     elif part == "metrics":
         patch.setattr(baseline, "_accuracy", lambda threshold, distances, same: np.mean((distances > 1.3) == same))
     else:
@@ -201,7 +201,7 @@ def test_ratios_are_those_of_the_rounds() -> None:
     assert (seconds["baseline"], seconds["ours"]) == (6.0, 2.0)
 
 
-def test_set_repeats_pictures_as_lfw_does() -> None:
+def test_set_repeats_images_as_lfw_does() -> None:
     data = bench.draw_validation_set(120)
     assert (len(data.rows), len(data.same)) == (120, 60)
     assert sorted(set(data.rows)) == list(range(77))  # 120 * 7,701 / 12,000
@@ -261,7 +261,7 @@ def test_parts_choose_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 BAD_OPTIONS = {
     "no round": (["--rounds", "0"], "--rounds 0: expected at least 1"),
-    "one picture": (["--batch-size", "1"], "--batch-size 1: expected at least 2"),
+    "one image": (["--batch-size", "1"], "--batch-size 1: expected at least 2"),
     "half a pair": (["--rows", "7"], "--rows 7: expected an even number"),
     "an empty fold": (["--pairs", "9"], "--pairs 9: expected at least 10"),
 }

@@ -16,7 +16,7 @@ from PIL import Image
 from torchkit.data.camera import CAMERAS, Camera, brightened, recompressed, shifted
 from torchkit.data.index import read_index
 from torchkit.data.training_set import SampleKey, TrainingSet
-from torchkit.obfuscation import Sampler
+from torchkit.obfuscation import RandomObfuscation
 from torchkit.util.seeding import stream
 
 
@@ -78,19 +78,21 @@ def test_shifts_reach_both_ends_of_the_range() -> None:
     assert {tuple(map(int, place)) for place in places} == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
 
 
-def test_a_share_of_the_pictures_is_changed() -> None:
+def test_a_share_of_the_images_is_changed() -> None:
     rng, camera = np.random.default_rng(0), Camera(shift_px=50, share=0.25)
     changed = sum((camera(face(), rng) != face()).any() for _ in range(400))
     assert 70 <= changed <= 130
 
 
-def test_training_samples_come_from_the_changed_picture_and_repeat(tmp_path: Path) -> None:
+def test_training_samples_come_from_the_changed_image_and_repeat(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "face.png"), face())
     (tmp_path / "one.txt").write_text("face.png 0\n")
     index = read_index(tmp_path, tmp_path, "one")
     dark = Camera(brightness=(0.5, 0.5))
     keys = [SampleKey(0, 0, draw, 0) for draw in range(3)]
-    plain, changed, again = (TrainingSet([index], Sampler({"pixelate": 1.0}), 1, None, c) for c in (None, dark, dark))
+    plain, changed, again = (
+        TrainingSet([index], RandomObfuscation({"pixelate": 1.0}), 1, None, c) for c in (None, dark, dark)
+    )
     for key in keys:
         assert torch.equal(changed[key].clear, again[key].clear)
         assert torch.equal(changed[key].obfuscated, again[key].obfuscated)

@@ -21,7 +21,7 @@ class Deadly(Dataset[int]):
 
 class Wrong(Deadly):
     def __getitem__(self, position: int) -> int:
-        raise ValueError("faces.txt, line 3: a.jpg: no picture")
+        raise ValueError("faces.txt, line 3: a.jpg: no image")
 
 
 def raising(error: Exception) -> Callable[[], None]:
@@ -56,4 +56,4 @@ def test_worker_that_dies(capsys: pytest.CaptureFixture[str]) -> None:
 def test_error_in_a_worker_is_shown_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_command(lambda: list(DataLoader(Wrong(), num_workers=1)) and None, show_traceback=False)
-    assert capsys.readouterr().err == "error: faces.txt, line 3: a.jpg: no picture\n"
+    assert capsys.readouterr().err == "error: faces.txt, line 3: a.jpg: no image\n"

@@ -99,9 +99,9 @@ def test_layouts_give_the_server_the_same_maps(tap: int) -> None:
     torch.testing.assert_close(*maps, rtol=0, atol=1e-5)
 
 
-def test_layouts_give_the_same_embedding_without_shuffle(make_picture: Callable[[int], np.ndarray]) -> None:
+def test_layouts_give_the_same_embedding_without_shuffle(make_image: Callable[[int], np.ndarray]) -> None:
     native, published = twins(replace(SETTINGS, shuffle_taps=()), replace(PUBLISHED, shuffle_taps=()))
-    clear, obfuscated = (torch.from_numpy(make_picture(seed).transpose(2, 0, 1))[None] for seed in (0, 1))
+    clear, obfuscated = (torch.from_numpy(make_image(seed).transpose(2, 0, 1))[None] for seed in (0, 1))
     recogniser = Recogniser("ir_18")
     with torch.no_grad():
         first, second = (ProFaceC(client, recogniser).eval()(clear, obfuscated) for client in (native, published))
@@ -228,7 +228,7 @@ def doubled(x: Tensor, dim: int) -> Tensor:
     return both.flatten(dim, dim + 1)
 
 
-def test_input_of_both_starts_as_the_network_on_the_clear_picture() -> None:
+def test_input_of_both_starts_as_the_network_on_the_clear_image() -> None:
     both = Client(replace(SETTINGS, input="both", shuffle_taps=()), key_seed=1).eval()
     plain = Client(replace(SETTINGS, shuffle_taps=()), key_seed=1).eval()
     state = plain.backbone.state_dict()
@@ -244,12 +244,12 @@ def test_input_of_both_starts_as_the_network_on_the_clear_picture() -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_dlib_takes_no_second_picture() -> None:
+def test_dlib_takes_no_second_image() -> None:
     with pytest.raises(ValueError, match="input 'both' with dlib_resnet"):
         ClientSettings(IR_SHAPES, backbone="dlib_resnet", input="both")
 
 
-# The difference of two pictures' maps
+# The difference of two images' maps
 
 DIFFERENCE = replace(SETTINGS, input="difference", shuffle_taps=())
 
@@ -260,7 +260,7 @@ def test_difference_is_that_of_the_networks_maps() -> None:
     clear, obfuscated = (torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8) for _ in range(2))
     with torch.no_grad():
         found = client(client.prepare(clear, obfuscated))
-        maps = [client.backbone.taps(picture.float() / 127.5 - 1) for picture in (clear, obfuscated)]
+        maps = [client.backbone.taps(image.float() / 127.5 - 1) for image in (clear, obfuscated)]
         for index, (a, b) in enumerate(zip(*maps, strict=True)):
             torch.testing.assert_close(found[index], client.interfaces[index](a - b), rtol=1e-3, atol=1e-4)
 
@@ -268,14 +268,14 @@ def test_difference_is_that_of_the_networks_maps() -> None:
 def test_where_nothing_was_removed_a_difference_sends_nothing() -> None:
     client = Client(DIFFERENCE, key_seed=1).eval()
     client.start_interfaces("identity")
-    picture = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8)
+    image = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8)
     with torch.no_grad():
-        assert not any(feature.any() for feature in client(client.prepare(picture, picture)))
+        assert not any(feature.any() for feature in client(client.prepare(image, image)))
 
 
 @pytest.mark.parametrize("tap", [1, 2, 3, 4])
 def test_added_differences_of_the_servers_own_network_restore_the_clear_embedding(tap: int) -> None:
-    """With one tap's difference added, everything after that tap sees the clear picture's map."""
+    """With one tap's difference added, everything after that tap sees the clear image's map."""
     torch.manual_seed(tap)
     recogniser = Recogniser("mobilefacenet", "rgb")
     pruned = tuple(0.0 if index == tap else 1.0 for index in (1, 2, 3, 4))

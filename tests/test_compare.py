@@ -113,13 +113,13 @@ def test_pairs_come_back_as_they_were_written(tmp_path: Path) -> None:
         assert sorted(file) == ["correct", "digest", "distances", "labels", "same"]
 
 
-def test_digest_tells_pictures_and_pairs_apart() -> None:
+def test_digest_tells_images_and_pairs_apart() -> None:
     data = tiny_data()
-    other_picture, other_pairs, other_kinds = (array.copy() for array in (data.images, data.rows, data.same))
-    other_picture[0, 0, 0, 0] ^= 1
+    other_image, other_pairs, other_kinds = (array.copy() for array in (data.images, data.rows, data.same))
+    other_image[0, 0, 0, 0] ^= 1
     other_pairs[[0, 2]] = other_pairs[[2, 0]] + [0, 1]
     other_kinds[0] ^= True
-    changed = [{"images": other_picture}, {"rows": other_pairs}, {"same": other_kinds}]
+    changed = [{"images": other_image}, {"rows": other_pairs}, {"same": other_kinds}]
     digests = [digest_of(data), *(digest_of(replace(data, **change)) for change in changed)]
     assert len(set(digests)) == 4
     assert digest_of(tiny_data()) == digests[0]
@@ -211,7 +211,7 @@ def test_what_cannot_be_compared_gets_a_clear_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run(tmp_path / "a", tiny_data())
-    write_run(tmp_path / "pictures", tiny_data(seed=1))
+    write_run(tmp_path / "images", tiny_data(seed=1))
     write_run(tmp_path / "fewer", tiny_data(pairs=30))
     write_run(tmp_path / "other", tiny_data("seven"))
     write_run(tmp_path / "damaged", tiny_data())
@@ -222,7 +222,7 @@ def test_what_cannot_be_compared_gets_a_clear_message(
         "expected two or more different folders": ["a"],
         "a: expected two or more different": ["a", "a"],
         "nowhere/results.json not found": ["a", "nowhere"],
-        "different pictures or pairs of six": ["a", "pictures"],
+        "different images or pairs of six": ["a", "images"],
         "40 and 30 pairs of six": ["a", "fewer"],
         "none is in common": ["a", "other"],
         "results.json is damaged": ["a", "damaged"],

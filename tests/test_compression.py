@@ -127,8 +127,8 @@ def test_compressed_client_learns_through_it() -> None:
         ({"pruned_values": (float("nan"), 0.0, 0.0, 0.0)}, "shares of 0 to 1"),
         ({"pruned_values": (50.0, 0.0, 0.0, 0.0)}, r"values \[50\.0.*shares of 0 to 1"),
         ({"bits": (1,) * 4, "pruned_values": (0.0, 0.0, 0.5, 0.0)}, "1 bit have no zero.*prune channels"),
-        ({"picture_quality": -1}, r"picture quality -1: allowed are 0\.\.100, or none"),
-        ({"picture_quality": 101}, "picture quality 101"),
+        ({"image_quality": -1}, r"image quality -1: allowed are 0\.\.100, or none"),
+        ({"image_quality": 101}, "image quality 101"),
     ],
     ids=str,
 )
@@ -138,15 +138,15 @@ def test_settings_that_make_no_sense(change: dict[str, Any], message: str) -> No
 
 
 def test_settings_at_their_limits() -> None:
-    limits = replace(OFF, pruned_channels=(0, 1, 0.0, 1.0), pruned_values=(1.0, 0, 1, 0.0), picture_quality=0)
-    assert replace(limits, picture_quality=100).picture_quality == 100
+    limits = replace(OFF, pruned_channels=(0, 1, 0.0, 1.0), pruned_values=(1.0, 0, 1, 0.0), image_quality=0)
+    assert replace(limits, image_quality=100).image_quality == 100
     assert replace(OFF, bits=(1,) * 4, pruned_channels=(0.5,) * 4).bits == (1, 1, 1, 1)
 
 
 # Configuration
 
 SMALLEST = {
-    "DATA_ROOT": "pictures",
+    "DATA_ROOT": "images",
     "INDEX_ROOT": "index",
     "DATASETS": [{"name": "train"}],
     "MODEL_ROOT": "out",

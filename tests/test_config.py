@@ -15,7 +15,7 @@ from torchkit.config import RETIRED, Config, DatasetConfig, as_dict, load_config
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = [*ROOT.glob("*.yaml"), *ROOT.glob("configs/*.yaml")]
 SMALLEST: dict[str, Any] = {
-    "DATA_ROOT": "pictures",
+    "DATA_ROOT": "images",
     "INDEX_ROOT": "index",
     "DATASETS": [{"name": "train"}],
     "MODEL_ROOT": "out",
@@ -62,7 +62,7 @@ def test_paths_in_a_file_are_relative_to_the_file(tmp_path: Path, monkeypatch: p
         written(tmp_path, VAL_DATA_ROOT="../sets", SERVER={"CHECKPOINT": "w/ir.ckpt"}, LOGS="/absolute/logs")
     )
     folder = tmp_path.resolve()
-    assert folder / "pictures" == config.DATA_ROOT
+    assert folder / "images" == config.DATA_ROOT
     assert folder.parent / "sets" == config.VAL_DATA_ROOT
     assert folder / "w/ir.ckpt" == config.SERVER.CHECKPOINT
     assert Path("/absolute/logs") == config.LOGS
@@ -78,7 +78,7 @@ def test_file_may_be_named_relative_to_the_working_directory(tmp_path: Path, mon
     written(tmp_path)
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
-    assert tmp_path.resolve() / "pictures" == load_config(Path("../experiment.yaml")).DATA_ROOT
+    assert tmp_path.resolve() / "images" == load_config(Path("../experiment.yaml")).DATA_ROOT
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

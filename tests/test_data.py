@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from torchkit.data.images import read_face
 from torchkit.data.index import Index, read_index
-from torchkit.data.pictures import read_face
 from torchkit.data.sampler import BranchBatchSampler
 from torchkit.data.training_set import SampleKey, TrainingSet, make_loader
-from torchkit.obfuscation import Sampler
+from torchkit.obfuscation import RandomObfuscation
 from torchkit.util.cli import message_of
 from torchkit.util.pixels import decode_image
 
@@ -95,7 +95,7 @@ def test_missing_data_folder_names_the_key(tmp_path: Path) -> None:
         read_index(tmp_path, tmp_path / "gone", "train")
 
 
-# Pictures
+# Images
 
 
 def test_colours_arrive_as_rgb(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_colours_arrive_as_rgb(tmp_path: Path) -> None:
     assert (found == [255, 0, 0]).all()
 
 
-def test_grey_pictures_get_three_channels(tmp_path: Path) -> None:
+def test_grey_images_get_three_channels(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((112, 112), 77, np.uint8))
     assert (read_face(tmp_path / "grey.png", "grey") == 77).all()
 
@@ -119,14 +119,14 @@ def encoded(image: np.ndarray) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "x, line 3 cannot be decoded as a picture"),
-        (b"not a picture", "x, line 3 cannot be decoded as a picture"),
-        (encoded(np.zeros((112, 112, 3), np.uint8))[:100], "x, line 3 cannot be decoded as a picture"),
+        (b"", "x, line 3 cannot be decoded as an image"),
+        (b"not an image", "x, line 3 cannot be decoded as an image"),
+        (encoded(np.zeros((112, 112, 3), np.uint8))[:100], "x, line 3 cannot be decoded as an image"),
         (encoded(np.zeros((128, 112, 3), np.uint8)), "x, line 3 is 112x128, expected an aligned 112x112 face"),
         (encoded(np.zeros((112, 100, 3), np.uint8)), "x, line 3 is 100x112, expected an aligned 112x112 face"),
     ],
 )
-def test_bad_picture_is_named(data: bytes, message: str) -> None:
+def test_bad_image_is_named(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_image(data, "x, line 3")
 
@@ -187,11 +187,11 @@ def test_branches_follow_each_other_and_short_ones_start_over() -> None:
     long = [key.position for batch in batches for key in batch if key.branch == 0]
     assert sorted(long) == list(range(30))
     short = [key.position for batch in batches for key in batch if key.branch == 1]
-    rounds = [short[:7], short[7:14], short[14:]]  # 18 draws of 7 pictures
+    rounds = [short[:7], short[7:14], short[14:]]  # 18 draws of 7 images
     assert sorted(rounds[0]) == sorted(rounds[1]) == list(range(7)) and len(set(rounds[2])) == 4
     assert rounds[0] != rounds[1], "each round has an order of its own"
     keys = [key for batch in batches for key in batch]
-    assert len(set(keys)) == len(keys), "a picture that is drawn again is another sample"
+    assert len(set(keys)) == len(keys), "an image that is drawn again is another sample"
 
 
 def test_the_branch_that_needs_most_steps_sets_the_length() -> None:
@@ -201,7 +201,7 @@ def test_the_branch_that_needs_most_steps_sets_the_length() -> None:
 
 
 def test_batch_larger_than_the_set_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"DATASETS\.1\.batch_size = 64, but the set has only 12 pictures"):
+    with pytest.raises(ValueError, match=r"DATASETS\.1\.batch_size = 64, but the set has only 12 images"):
         BranchBatchSampler([100, 12], [10, 64], seed=0)
 
 
@@ -211,25 +211,25 @@ def test_batch_larger_than_the_set_is_an_error() -> None:
 @pytest.fixture
 def training_set(tiny_set: Any) -> TrainingSet:
     index = read_index(tiny_set.index_root, tiny_set.data_root, tiny_set.name)
-    return TrainingSet([index, index], Sampler({"gaussian": 1.0, "pixelate": 1.0}), seed=4)
+    return TrainingSet([index, index], RandomObfuscation({"gaussian": 1.0, "pixelate": 1.0}), seed=4)
 
 
 def key(**changes: int) -> SampleKey:
     return SampleKey(**{"branch": 0, "epoch": 0, "draw": 3, "position": 5, **changes})
 
 
-def test_sample_is_the_picture_or_its_mirror_image_with_its_label(training_set: TrainingSet, tiny_set: Any) -> None:
+def test_sample_is_the_image_or_its_mirror_image_with_its_label(training_set: TrainingSet, tiny_set: Any) -> None:
     flipped = Counter()
     for position in range(12):
-        picture = cv2.cvtColor(cv2.imread(str(tiny_set.picture(position))), cv2.COLOR_BGR2RGB)
+        image = cv2.cvtColor(cv2.imread(str(tiny_set.image(position))), cv2.COLOR_BGR2RGB)
         for draw in range(8):
             sample = training_set[key(position=position, draw=draw)]
             assert sample.clear.dtype == sample.obfuscated.dtype == torch.uint8
             assert sample.clear.shape == sample.obfuscated.shape == (3, 112, 112)
             assert sample.label.dtype == torch.int64 and sample.label.item() == position // 4
             clear = sample.clear.numpy().transpose(1, 2, 0)
-            mirrored = np.array_equal(clear, picture[:, ::-1])
-            assert mirrored or np.array_equal(clear, picture)
+            mirrored = np.array_equal(clear, image[:, ::-1])
+            assert mirrored or np.array_equal(clear, image)
             flipped[mirrored] += 1
     assert 25 <= flipped[True] <= 71  # 48 of 96 expected, 4.7 standard deviations either way
 
@@ -237,7 +237,7 @@ def test_sample_is_the_picture_or_its_mirror_image_with_its_label(training_set: 
 def test_what_is_obfuscated_is_what_is_shown(tiny_set: Any) -> None:
     """The mirror image is taken first: with one-pixel blocks, pixelation changes nothing."""
     index = read_index(tiny_set.index_root, tiny_set.data_root, tiny_set.name)
-    unchanged = TrainingSet([index], Sampler({"pixelate": 1.0}, block_px=(1, 1)), seed=0)
+    unchanged = TrainingSet([index], RandomObfuscation({"pixelate": 1.0}, block_px=(1, 1)), seed=0)
     for draw in range(6):
         sample = unchanged[key(draw=draw)]
         assert torch.equal(sample.clear, sample.obfuscated)
@@ -307,7 +307,7 @@ def resize(path: Path) -> None:
 def test_error_in_a_worker_is_one_line_with_file_and_line(
     training_set: TrainingSet, tiny_set: Any, workers: int, damage: Callable[[Path], None], reason: str
 ) -> None:
-    broken = tiny_set.picture(6)
+    broken = tiny_set.image(6)
     damage(broken)
     with pytest.raises((ValueError, OSError)) as error:
         list(loader(training_set, workers))

@@ -20,7 +20,7 @@ Images = list[np.ndarray]
 
 @pytest.fixture(scope="module")
 def faces() -> Images:
-    """Four (112, 112, 3) uint8 RGB pictures: red left of green above blue, each with a shade of its own."""
+    """Four (112, 112, 3) uint8 RGB images: red left of green above blue, each with a shade of its own."""
     faces = []
     for number in range(4):
         image = np.zeros((112, 112, 3), np.uint8)
@@ -116,7 +116,7 @@ def test_jpegs_are_red_where_they_are_red(tmp_path: Path, faces: Images, form: s
     assert abs(image[28, 28] - [250, 20, 10]).max() < 12 and abs(image[90, 50] - [5, 15, 230]).max() < 12
 
 
-def test_repeated_pictures_are_held_once(tmp_path: Path, faces: Images) -> None:
+def test_repeated_images_are_held_once(tmp_path: Path, faces: Images) -> None:
     for form, rows in (("lfw", "1\na 1 2\na 1 b 1\n"), ("paths", "in here/0.png\tin here/1.png\t1\n" * 2)):
         root = tmp_path / form
         FORMS[form](root, faces)

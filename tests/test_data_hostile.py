@@ -142,7 +142,7 @@ CARRAYS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "more rows than chunks": (replace("meta/sizes", "[4,", "[4000000,"), ["__1.blp is missing"]),
     "odd number of rows": (replace("meta/sizes", "[4,", "[3,"), ["sizes", "3 rows"]),
     "negative rows": (replace("meta/sizes", "[4,", "[-4,"), ["sizes", "-4 rows"]),
-    "absurd picture": (replace("meta/sizes", "112]", "99999999999]"), ["sizes", "99999999999"]),
+    "absurd image": (replace("meta/sizes", "112]", "99999999999]"), ["sizes", "99999999999"]),
     "objects": (replace("meta/storage", "float32", "object"), ["storage", "'object'"]),
     "description without a byte": (truncate("meta/storage", 0), ["storage", "not JSON"]),
     "missing description": (lambda root: (root / "s/meta/sizes").unlink(), ["sizes is missing"]),
@@ -240,12 +240,12 @@ PAIR_LISTS: dict[str, tuple[bytes, list[str]]] = {
     "absolute": (b"a.png /etc/passwd 1\n", ["line 1", "'/etc/passwd' may lead out"]),
     "absolute on Windows": (b"C:\\a.png b.png 1\n", ["line 1", "may lead out"]),
     "way up on Windows": (b"a.png ..\\b.png 1\n", ["line 1", "may lead out"]),
-    "missing picture": (b"a.png gone.png 1\n", ["line 1", "gone.png cannot be read"]),
-    "folder for a picture": (b"a.png a 1\n", ["line 1", "cannot be read"]),
-    "zero-byte picture": (b"a.png empty.png 1\n", ["line 1", "empty.png is empty"]),
+    "missing image": (b"a.png gone.png 1\n", ["line 1", "gone.png cannot be read"]),
+    "folder for an image": (b"a.png a 1\n", ["line 1", "cannot be read"]),
+    "zero-byte image": (b"a.png empty.png 1\n", ["line 1", "empty.png is empty"]),
     "torn JPEG": (b"a.png b.png 1\na.png torn.jpg 1\n", ["line 2", "torn.jpg is cut off after 2000 bytes"]),
     "torn PNG": (b"torn.png b.png 1\n", ["line 1", "torn.png is cut off after 2000 bytes"]),
-    "no picture": (b"a.png text.png 1\n", ["line 1", "text.png cannot be decoded"]),
+    "no image": (b"a.png text.png 1\n", ["line 1", "text.png cannot be decoded"]),
     "other size": (b"a.png small.png 1\n", ["line 1", "small.png is 112x100, expected an aligned 112x112"]),
     "LFW: no pair": (b"10\t300\n", ["line 1", "promises 6000 pairs, but 0 follow"]),
     "LFW: zero folds": (b"0\t300\n" + FOLD.encode(), ["line 1", "promises 0 pairs"]),
@@ -263,17 +263,17 @@ PAIR_LISTS: dict[str, tuple[bytes, list[str]]] = {
     "LFW: way up": (b"1\n.. 1 2\na 1 b 1\n", ["line 2", "'..' may lead out"]),
     "LFW: name with a folder": (b"1\nx/a 1 2\na 1 b 1\n", ["line 2", "'x/a'"]),
     "LFW: absolute name": (b"1\n/etc 1 2\na 1 b 1\n", ["line 2", "'/etc' may lead out"]),
-    "LFW: missing picture": (b"1\na 1 3\na 1 b 1\n", ["line 2", "a_0003.jpg cannot be read"]),
+    "LFW: missing image": (b"1\na 1 3\na 1 b 1\n", ["line 2", "a_0003.jpg cannot be read"]),
     "LFW: two files for one": (b"1\nc 1 1\na 1 b 1\n", ["line 2", "c_0001.jpg and c/c_0001.png"]),
 }
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("lists")
     files = {
         "a.png": PNG, "b.png": PNG, "empty.png": b"", "torn.jpg": JPEG[:2000], "torn.png": PNG[:2000],
-        "text.png": b"no picture", "small.png": SMALL, "a/a_0001.png": PNG, "a/a_0002.png": PNG, "b/b_0001.png": PNG,
+        "text.png": b"no image", "small.png": SMALL, "a/a_0001.png": PNG, "a/a_0002.png": PNG, "b/b_0001.png": PNG,
         "c/c_0001.jpg": JPEG, "c/c_0001.png": PNG,
     }  # fmt: skip
     for name, data in files.items():
@@ -283,12 +283,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", PAIR_LISTS)
-def test_list_of_pairs(pictures: Path, case: str) -> None:
+def test_list_of_pairs(images: Path, case: str) -> None:
     content, parts = PAIR_LISTS[case]
-    file = pictures / "s" / "pairs.txt"
+    file = images / "s" / "pairs.txt"
     file.write_bytes(content)
-    refused(pictures, lambda: load_validation_set(pictures, "s"), str(file), *parts)
-    refused(pictures, lambda: prepare_pairs(pictures / "s", file, pictures / "out", "s"), str(file), *parts)
+    refused(images, lambda: load_validation_set(images, "s"), str(file), *parts)
+    refused(images, lambda: prepare_pairs(images / "s", file, images / "out", "s"), str(file), *parts)
 
 
 # Indices
@@ -331,9 +331,9 @@ LANDMARKS: dict[str, tuple[str, list[str]]] = {
     "word": (f"a.jpg {POINTS}\nb.jpg 1 2 3 4 x 6 7 8 9 10", ["line 2", "x5 y5"]),
     "not a number": ("a.jpg nan 2 3 4 5 6 7 8 9 10", ["line 1", "x5 y5"]),
     "infinite": ("a.jpg 1 2 3 4 5 6 7 8 9 1e999", ["line 1", "x5 y5"]),
-    "cut off": (f"3\nx y x y x y x y x y\na.jpg {POINTS}\nb.jpg {POINTS}", ["line 1", "promises 3 pictures, 2 follow"]),
+    "cut off": (f"3\nx y x y x y x y x y\na.jpg {POINTS}\nb.jpg {POINTS}", ["line 1", "promises 3 images, 2 follow"]),
     "only a count": ("202599", ["line 1", "promises 202599"]),
-    "picture twice": (f"a.jpg {POINTS}\na.jpg {POINTS}", ["line 2", "a.jpg stands in line 1 already"]),
+    "image twice": (f"a.jpg {POINTS}\na.jpg {POINTS}", ["line 2", "a.jpg stands in line 1 already"]),
     "way up": (f"../a.jpg {POINTS}", ["line 1", "may lead out"]),
     "NUL": (f"a.jpg {POINTS}\n\0", ["line 2", "control character"]),
 }
@@ -362,8 +362,8 @@ def test_table_of_numbers(tmp_path: Path, line: str) -> None:
         ("".join(f"{name} 900 {POINTS} \n" for name in ("a/a_0001.png",)), "line 1"),
     ],
 )
-def test_lfw_without_sound_landmarks(pictures: Path, landmarks: str, part: str) -> None:
-    (pictures / "lfw.txt").write_text("1\na 1 2\na 1 b 1\n")
-    (pictures / "landmarks.txt").write_text(landmarks)
-    files = (pictures / "lfw.txt", pictures / "landmarks.txt")
-    refused(pictures, lambda: prepare_lfw(pictures / "s", *files, pictures / "out"), part)
+def test_lfw_without_sound_landmarks(images: Path, landmarks: str, part: str) -> None:
+    (images / "lfw.txt").write_text("1\na 1 2\na 1 b 1\n")
+    (images / "landmarks.txt").write_text(landmarks)
+    files = (images / "lfw.txt", images / "landmarks.txt")
+    refused(images, lambda: prepare_lfw(images / "s", *files, images / "out"), part)

@@ -9,23 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchkit.data.index import PictureIndex, RecordIndex, read_index
+from torchkit.data.index import ImageIndex, RecordIndex, read_index
 
 LINES = 1_000_000
 SMAPS = Path("/proc/self/smaps_rollup")
 
 
-def write_large_index(root: Path) -> PictureIndex:
+def write_large_index(root: Path) -> ImageIndex:
     """An index of a million lines, a hundred a person."""
     with (root / "large.txt").open("w") as file:
         file.writelines(f"{k // 100:07d}/{k % 100:04d}.jpg {k // 100}\n" for k in range(LINES))
     index = read_index(root, root, "large")
-    assert isinstance(index, PictureIndex)
+    assert isinstance(index, ImageIndex)
     return index
 
 
 def size_of(index: Any) -> int:
-    """Bytes of everything that grows with the number of pictures."""
+    """Bytes of everything that grows with the number of images."""
     if isinstance(index, RecordIndex):
         return index.labels.nbytes + index.offsets.nbytes + index.shards.nbytes
     return index.labels.nbytes + index.paths.data.nbytes + index.paths.ends.nbytes
@@ -98,7 +98,7 @@ def test_a_line_takes_its_path_and_sixteen_bytes_which_forked_workers_share(tmp_
         check_nothing_is_copied(index)
 
 
-def check_nothing_is_copied(index: PictureIndex) -> None:
+def check_nothing_is_copied(index: ImageIndex) -> None:
     def touch_index(lines: int) -> None:
         for array in (index.labels, index.paths.data, index.paths.ends):
             assert int(array[:lines].max()) >= 0

@@ -88,7 +88,7 @@ def test_drawn_pairs_are_distinct_true_and_balanced(sizes: list[int], count: int
 
 
 def test_all_pairs_can_be_drawn() -> None:
-    """5 people with 3 pictures: 15 pairs of one person, 90 of two. Twenty pairs take 10 and 10; thirty do not exist."""
+    """5 people with 3 images: 15 pairs of one person, 90 of two. Twenty pairs take 10 and 10; thirty do not exist."""
     labels = labels_of([3] * 5)
     assert len(draw_pairs(labels, 20, 0)) == 20
     with pytest.raises(ValueError, match="20 pairs of one person are wanted, but there are only 15"):

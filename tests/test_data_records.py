@@ -1,4 +1,4 @@
-"""Training sets in every form: the same pictures give the same samples, and each form is found by its name."""
+"""Training sets in every form: the same images give the same samples, and each form is found by its name."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from torchkit.data.index.record_file import OPEN_FILES, RecordFile
 from torchkit.data.prepare.command import main, parse_arguments
 from torchkit.data.sampler import BranchBatchSampler
 from torchkit.data.training_set import SampleKey, TrainingSet, make_loader
-from torchkit.obfuscation import Sampler
+from torchkit.obfuscation import RandomObfuscation
 
 LABELS = [k // 4 for k in range(12)]
 
 
 @dataclass(frozen=True)
 class Roots:
-    """Where a set in some form is, and the pictures that were put into it."""
+    """Where a set in some form is, and the images that were put into it."""
 
     index: Path
     data: Path
-    pictures: list[bytes]
+    images: list[bytes]
 
 
 @pytest.fixture
 def roots(tiny_set: Any, tmp_path: Path) -> Roots:
-    made = Roots(tmp_path / "i", tmp_path / "d", [tiny_set.picture(k).read_bytes() for k in range(12)])
+    made = Roots(tmp_path / "i", tmp_path / "d", [tiny_set.image(k).read_bytes() for k in range(12)])
     made.index.mkdir()
     made.data.mkdir()
     return made
@@ -64,34 +64,34 @@ def tab_index(tiny_set: Any, roots: Roots) -> None:
 
 
 def tface(tiny_set: Any, roots: Roots) -> None:
-    rf.write_tface(roots.data, roots.index / "set.txt", "TFR-tiny", roots.pictures, LABELS, shard_size=5)
+    rf.write_tface(roots.data, roots.index / "set.txt", "TFR-tiny", roots.images, LABELS, shard_size=5)
 
 
 def labelled_shards(tiny_set: Any, roots: Roots) -> None:
     (roots.data / "set").mkdir()
     for shard, (start, end) in enumerate([(0, 7), (7, 12)]):
         records = [
-            rf.tfrecord(rf.example({"width": 112.0, "label": LABELS[k], "image": roots.pictures[k], "index": k}))
+            rf.tfrecord(rf.example({"width": 112.0, "label": LABELS[k], "image": roots.images[k], "index": k}))
             for k in range(start, end)
         ]
         (roots.data / "set" / f"part-{shard}.tfrecord").write_bytes(b"".join(records))
 
 
 def insightface(tiny_set: Any, roots: Roots) -> None:
-    rf.insightface_set(roots.pictures, LABELS).write(roots.data / "set" / "train.rec")
+    rf.insightface_set(roots.images, LABELS).write(roots.data / "set" / "train.rec")
     (roots.data / "set" / "property").write_text("3,112,112")
     (roots.data / "set" / "lfw" / "meta").mkdir(parents=True)  # the packages bring validation sets in folders
 
 
 def im2rec(tiny_set: Any, roots: Roots) -> None:
-    rf.plain_set(roots.pictures, LABELS).write(roots.data / "set.rec")
+    rf.plain_set(roots.images, LABELS).write(roots.data / "set.rec")
 
 
 def folders(tiny_set: Any, roots: Roots) -> None:
     shutil.copytree(tiny_set.data_root, roots.data / "set")
     (roots.data / "set" / ".cache").mkdir()
-    (roots.data / "set" / "list.txt").write_text("no picture")
-    (roots.data / "set" / "id 0" / "notes.txt").write_text("no picture")
+    (roots.data / "set" / "list.txt").write_text("no image")
+    (roots.data / "set" / "id 0" / "notes.txt").write_text("no image")
 
 
 FORMS = [split_index, tab_index, tface, labelled_shards, insightface, im2rec, folders]
@@ -106,11 +106,11 @@ def test_every_form_gives_the_samples_of_the_index(
     assert len(index) == 12 and index.num_classes == 3 and index.labels.dtype == np.int64
     assert index.labels.tolist() == LABELS
     reference = read_index(tiny_set.index_root, tiny_set.data_root, tiny_set.name)
-    sampler = Sampler({"gaussian": 1.0, "pixelate": 1.0})
+    sampler = RandomObfuscation({"gaussian": 1.0, "pixelate": 1.0})
     one, other = TrainingSet([index], sampler, seed=3), TrainingSet([reference], sampler, seed=3)
     for position in range(12):
-        picture = cv2.imdecode(np.frombuffer(roots.pictures[position], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-        np.testing.assert_array_equal(index.read(position), picture)
+        image = cv2.imdecode(np.frombuffer(roots.images[position], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        np.testing.assert_array_equal(index.read(position), image)
         key = SampleKey(0, 1, position, position)
         assert all(torch.equal(a, b) for a, b in zip(one[key], other[key], strict=True))
 
@@ -126,7 +126,7 @@ def test_every_form_survives_a_copy_to_another_process(
     copy: Index = pickle.loads(pickle.dumps(index))
     np.testing.assert_array_equal(copy.read(7), before)
     assert copy.describe(7) == index.describe(7)
-    assert pickle.loads(pickle.dumps(index.source(7)))() == roots.pictures[7]
+    assert pickle.loads(pickle.dumps(index.source(7)))() == roots.images[7]
 
 
 @pytest.mark.parametrize("form", [tface, insightface])
@@ -136,7 +136,7 @@ def test_forked_workers_read_records_as_the_parent_does(
     form(tiny_set, roots)
     index = read_index(roots.index, roots.data, "set")
     index.read(0)  # the file is open before the workers are forked
-    training_set = TrainingSet([index], Sampler({"pixelate": 1.0}), seed=1)
+    training_set = TrainingSet([index], RandomObfuscation({"pixelate": 1.0}), seed=1)
     batches = [
         list(make_loader(training_set, n, torch.device("cpu"), batch_sampler=BranchBatchSampler([12], [2], 0)))
         for n in (0, 2)
@@ -156,12 +156,12 @@ DESCRIPTIONS: dict[Callable[[Any, Roots], None], str] = {
 
 
 @pytest.mark.parametrize("form", DESCRIPTIONS)
-def test_pictures_are_called_by_file_and_place(tiny_set: Any, roots: Roots, form: Callable[[Any, Roots], None]) -> None:
+def test_images_are_called_by_file_and_place(tiny_set: Any, roots: Roots, form: Callable[[Any, Roots], None]) -> None:
     form(tiny_set, roots)
     sizes = {
-        tface: [len(rf.tfrecord(rf.example({"image": picture}))) for picture in roots.pictures[5:7]],
-        insightface: [len(rf.recordio(rf.with_header([0.0, 1.0], 0, picture))) for picture in roots.pictures[:7]],
-        im2rec: [len(rf.recordio(rf.with_header(0.0, 0, picture))) for picture in roots.pictures[:7]],
+        tface: [len(rf.tfrecord(rf.example({"image": image}))) for image in roots.images[5:7]],
+        insightface: [len(rf.recordio(rf.with_header([0.0, 1.0], 0, image))) for image in roots.images[:7]],
+        im2rec: [len(rf.recordio(rf.with_header(0.0, 0, image))) for image in roots.images[:7]],
     }
     expected = DESCRIPTIONS[form].format(index=roots.index, data=roots.data, offset=sum(sizes.get(form, [])))
     assert read_index(roots.index, roots.data, "set").describe(7) == expected
@@ -309,9 +309,9 @@ def test_what_protobuf_writes_is_read() -> None:
     made = message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Example"))()
     one, other = made.features.feature.add(key="label"), made.features.feature.add(key="image")
     one.value.i.value.append(-5)
-    other.value.b.value.append(b"\xff\xd8 a picture")
+    other.value.b.value.append(b"\xff\xd8 an image")
     data = made.SerializeToString()
-    assert int64_feature(data, "label") == -5 and bytes_feature(data, "image") == b"\xff\xd8 a picture"
+    assert int64_feature(data, "label") == -5 and bytes_feature(data, "image") == b"\xff\xd8 an image"
 
 
 def test_fields_of_other_kinds_are_passed_over() -> None:
@@ -324,12 +324,12 @@ def test_fields_of_other_kinds_are_passed_over() -> None:
 
 def test_more_shards_than_may_be_open(roots: Roots) -> None:
     count = OPEN_FILES + 3
-    pictures, labels = [roots.pictures[k % 12] for k in range(count)], list(range(count))
-    rf.write_tface(roots.data, roots.index / "set.txt", "many", pictures, labels, shard_size=1)
+    images, labels = [roots.images[k % 12] for k in range(count)], list(range(count))
+    rf.write_tface(roots.data, roots.index / "set.txt", "many", images, labels, shard_size=1)
     index = read_index(roots.index, roots.data, "set")
     before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
     for position in (*range(count), 0, count - 1):
-        assert index.source(position)() == pictures[position]
+        assert index.source(position)() == images[position]
     if before:
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + OPEN_FILES
 
@@ -352,40 +352,40 @@ def test_recordio_framing(contents: list[bytes]) -> None:
             offset += len(record)
 
 
-def test_picture_that_contains_the_magic(roots: Roots) -> None:
+def test_image_that_contains_the_magic(roots: Roots) -> None:
     """Put into a JPEG as a comment, at a multiple of four bytes of the record; the first part then ends there."""
-    pictures = list(roots.pictures)
+    images = list(roots.images)
     comment = b"\xff\xfe" + struct.pack(">H", 2 + 2 + 8) + b"xx" + rf.MAGIC * 2
-    pictures[3] = pictures[3][:2] + comment + pictures[3][2:]  # 24 bytes of header, 8 of the JPEG
-    made = rf.plain_set(pictures, LABELS)
+    images[3] = images[3][:2] + comment + images[3][2:]  # 24 bytes of header, 8 of the JPEG
+    made = rf.plain_set(images, LABELS)
     assert [struct.unpack_from("<I", made.records[3], at)[0] >> 29 for at in (4, 4 + 8 + 32)] == [1, 2]
     made.write(roots.data / "set.rec")
     index = read_index(roots.index, roots.data, "set")
-    assert index.labels.tolist() == LABELS and index.source(3)() == pictures[3]
+    assert index.labels.tolist() == LABELS and index.source(3)() == images[3]
 
 
 def test_magic_within_the_head_of_a_record(roots: Roots) -> None:
-    """The second label looks like the magic: the first part ends before the picture."""
+    """The second label looks like the magic: the first part ends before the image."""
     (magic_as_float,) = struct.unpack("<f", rf.MAGIC)
-    made = rf.plain_set(roots.pictures, LABELS)
-    payload = rf.with_header([float(LABELS[5]), magic_as_float], 5, roots.pictures[5])
+    made = rf.plain_set(roots.images, LABELS)
+    payload = rf.with_header([float(LABELS[5]), magic_as_float], 5, roots.images[5])
     made.records[5] = rf.recordio(payload)
     assert struct.unpack_from("<I", made.records[5], 4)[0] == 1 << 29 | 28
     made.write(roots.data / "set.rec")
     index = read_index(roots.index, roots.data, "set")
-    assert index.labels.tolist() == LABELS and index.source(5)() == roots.pictures[5]
+    assert index.labels.tolist() == LABELS and index.source(5)() == roots.images[5]
 
 
 def test_records_in_any_order_and_keys_with_gaps(roots: Roots) -> None:
     """Subsets have keys that do not follow each other; threads of im2rec write in any order."""
-    made = rf.plain_set(roots.pictures, LABELS)
+    made = rf.plain_set(roots.images, LABELS)
     order = [3, 0, 11, 5, 7, 9]
     offsets = rf.RecordSet({key * 10: made.records[key] for key in order}).write(roots.data / "set.rec")
     lines = (roots.data / "set.idx").read_text().splitlines()
     (roots.data / "set.idx").write_text("\n".join(reversed(lines)) + "\n")
     index = read_index(roots.index, roots.data, "set")
     assert index.labels.tolist() == [LABELS[key] for key in order]
-    assert [index.source(k)() for k in range(6)] == [roots.pictures[key] for key in order]
+    assert [index.source(k)() for k in range(6)] == [roots.images[key] for key in order]
     assert index.describe(2).endswith(f"at byte {offsets[110]}")
 
 
@@ -394,16 +394,16 @@ def test_heads_are_scanned_piece_by_piece(tiny_set: Any, roots: Roots, monkeypat
     insightface(tiny_set, roots)
     assert read_index(roots.index, roots.data, "set").labels.tolist() == LABELS
     data = bytearray((roots.data / "set" / "train.rec").read_bytes())
-    offset = sum(len(rf.recordio(rf.with_header([0.0, 1.0], 0, picture))) for picture in roots.pictures[:8])
+    offset = sum(len(rf.recordio(rf.with_header([0.0, 1.0], 0, image))) for image in roots.images[:8])
     data[offset] ^= 1
     (roots.data / "set" / "train.rec").write_bytes(data)
     with pytest.raises(ValueError, match=rf"line 9: .*train\.rec at byte {offset}: no record begins here"):
         read_index(roots.index, roots.data, "set")
 
 
-def test_number_of_pictures_that_float32_rounds(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Record 0 holds float32 numbers: with 2^24 + 1 as the end of the pictures it says 2^24, and that is accepted."""
-    made = rf.plain_set(roots.pictures, LABELS)
+def test_number_of_images_that_float32_rounds(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record 0 holds float32 numbers: with 2^24 + 1 as the end of the images it says 2^24, and that is accepted."""
+    made = rf.plain_set(roots.images, LABELS)
     end = 2**24 + 1
     records = {end - 12 + k: made.records[k] for k in range(12)}
     records[0] = rf.recordio(rf.with_header([float(end), float(end + 1)], 0, b""))
@@ -438,16 +438,16 @@ def test_verify_reads_every_form(
 
 
 def test_verify_finds_what_is_wrong_with_records(roots: Roots, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures = list(roots.pictures)
-    pictures[2], pictures[6], pictures[9] = pictures[2][:-9], b"no picture", pictures[0]
-    offsets = list(rf.plain_set(pictures, LABELS).write(roots.data / "set.rec").values())
+    images = list(roots.images)
+    images[2], images[6], images[9] = images[2][:-9], b"no image", images[0]
+    offsets = list(rf.plain_set(images, LABELS).write(roots.data / "set.rec").values())
     assert run_verify("--data", roots.data / "set") == 1
     out = capsys.readouterr().out.splitlines()
     rec = roots.data / "set.rec"
     assert out[0].startswith(f"wrong: {rec} at byte {offsets[2]} is cut off")
-    assert out[1].startswith(f"wrong: {rec} at byte {offsets[6]} cannot be decoded as a picture")
+    assert out[1].startswith(f"wrong: {rec} at byte {offsets[6]} cannot be decoded as an image")
     assert out[2] == (
-        f"wrong: {rec} at byte {offsets[9]} is the same picture as {rec} at byte 0, with the label 2 and not 0"
+        f"wrong: {rec} at byte {offsets[9]} is the same image as {rec} at byte 0, with the label 2 and not 0"
     )
     assert out[3:] == ["3 problems, 0 notes"]
 

@@ -26,7 +26,7 @@ def encoded(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image)[1].tobytes()
 
 
-PICTURES = [encoded(draw_face(seed)) for seed in range(5)]
+IMAGES = [encoded(draw_face(seed)) for seed in range(5)]
 NOT_112 = encoded(np.zeros((96, 112, 3), np.uint8))
 
 
@@ -37,7 +37,7 @@ def change(file: Path, offset: int, data: bytes) -> None:
 
 
 def refused(root: Path, position: int | None, *parts: str) -> None:
-    """Reading the set, or the picture at `position`, fails with a message of one line that has all `parts`."""
+    """Reading the set, or the image at `position`, fails with a message of one line that has all `parts`."""
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         index = read_index(root, root, "set")
         assert position is not None, "the set should be refused as a whole"
@@ -69,7 +69,7 @@ def with_payload(payload: bytes) -> Callable[[Path], None]:
     """Record 3 holds `payload`."""
 
     def damage(root: Path) -> None:
-        tfrecords(root, [*(rf.example({"image": one}) for one in PICTURES[:3]), payload, rf.example({"image": b""})])
+        tfrecords(root, [*(rf.example({"image": one}) for one in IMAGES[:3]), payload, rf.example({"image": b""})])
 
     return damage
 
@@ -111,7 +111,7 @@ SHARD_DAMAGE: dict[str, tuple[Callable[[Path, int], object], int | None, list[st
 @pytest.mark.parametrize("case", SHARD_DAMAGE)
 def test_tfrecord_file(tmp_path: Path, case: str) -> None:
     damage, position, parts = SHARD_DAMAGE[case]
-    offset = tfrecords(tmp_path, [rf.example({"image": one}) for one in PICTURES])[3]
+    offset = tfrecords(tmp_path, [rf.example({"image": one}) for one in IMAGES])[3]
     shard = tmp_path / "faces" / "faces-00000.tfrecord"
     damage(shard, offset)
     if case == "torn payload":  # record 4 is gone as a whole
@@ -123,25 +123,25 @@ def test_tfrecord_file(tmp_path: Path, case: str) -> None:
 
 PAYLOADS: dict[str, tuple[bytes, list[str]]] = {
     "no features": (b"", ["has no feature 'image', only: none"]),
-    "other features": (rf.example({"picture": b"x", "label": 3}), ["has no feature 'image', only: label, picture"]),
+    "other features": (rf.example({"image": b"x", "label": 3}), ["has no feature 'image', only: label, image"]),
     "image of numbers": (rf.example({"image": 7}), ["'image' has 0 byte strings"]),
     "two images": (
         rf.message(1, rf.message(1, rf.message(1, b"image") + rf.message(2, rf.message(1, rf.message(1, b"x") * 2)))),
         ["'image' has 2 byte strings"],
     ),
-    "bare picture": (PICTURES[0], ["the record holds no picture"]),
+    "bare image": (IMAGES[0], ["the record holds no image"]),
     "text": (b"ThisIsText", ["it is no tf.train.Example"]),
-    "field beyond the end": (rf.example({"image": PICTURES[0]})[:-40], ["it is no tf.train.Example: a field of"]),
+    "field beyond the end": (rf.example({"image": IMAGES[0]})[:-40], ["it is no tf.train.Example: a field of"]),
     "number without end": (b"\xff" * 30, ["a number has no end"]),
     "cut off in a number": (b"\x08\x80", ["a number has no end"]),
     "field 0": (b"\x02\x00", ["a field has the number 0"]),
     "group": (b"\x0b\x0c", ["a field has the type 3"]),
     "absurd field": (b"\x0a" + rf.varint(2**63), [f"a field of {2**63} bytes, with 0 left"]),
     "no bytes": (rf.example({"image": b""}), ["is empty: 0 bytes"]),
-    "no picture": (rf.example({"image": b"GIF89a nothing"}), ["cannot be decoded as a picture"]),
-    "torn picture": (rf.example({"image": PICTURES[0][:-20]}), ["is cut off after"]),
+    "no image": (rf.example({"image": b"GIF89a nothing"}), ["cannot be decoded as an image"]),
+    "torn image": (rf.example({"image": IMAGES[0][:-20]}), ["is cut off after"]),
     "size": (rf.example({"image": NOT_112}), ["is 112x96, expected an aligned 112x112 face"]),
-    "pickle": (rf.example({"image": b"cos\nsystem\n(S'touch /nowhere'\ntR."}), ["cannot be decoded as a picture"]),
+    "pickle": (rf.example({"image": b"cos\nsystem\n(S'touch /nowhere'\ntR."}), ["cannot be decoded as an image"]),
 }
 
 
@@ -149,14 +149,14 @@ PAYLOADS: dict[str, tuple[bytes, list[str]]] = {
 def test_tfrecord_payload(tmp_path: Path, case: str) -> None:
     payload, parts = PAYLOADS[case]
     with_payload(payload)(tmp_path)
-    offset = sum(16 + len(rf.example({"image": one})) for one in PICTURES[:3])
+    offset = sum(16 + len(rf.example({"image": one})) for one in IMAGES[:3])
     refused(tmp_path, 3, f"set.txt, line 4: {tmp_path}/faces/faces-00000.tfrecord at byte {offset}", *parts)
 
 
 LINES: dict[str, tuple[str, list[str]]] = {
     "no label": ("faces\t0\t16", ["expected four columns"]),
     "five columns": ("faces\t0\t16\t1\t1", ["expected four columns"]),
-    "picture file": ("faces/0.jpg 1", ["expected four columns", "as in the first line"]),
+    "image file": ("faces/0.jpg 1", ["expected four columns", "as in the first line"]),
     "negative offset": ("faces\t0\t-16\t1", ["expected four columns"]),
     "offset in words": ("faces\t0\tsixteen\t1", ["expected four columns"]),
     "fraction": ("faces\t0\t16.0\t1", ["expected four columns"]),
@@ -176,19 +176,19 @@ LINES: dict[str, tuple[str, list[str]]] = {
 @pytest.mark.parametrize("case", LINES)
 def test_line_of_a_tfrecord_index(tmp_path: Path, case: str) -> None:
     text, parts = LINES[case]
-    tfrecords(tmp_path, [rf.example({"image": one}) for one in PICTURES])
+    tfrecords(tmp_path, [rf.example({"image": one}) for one in IMAGES])
     with_line(text)(tmp_path)
     where = f"{tmp_path}/set.txt" if "label" in case and "negative" not in case else f"{tmp_path}/set.txt, line 4: "
     refused(tmp_path, None, f"{tmp_path}/set.txt, line 4: " if case == "no label" else where, *parts)
 
 
 def test_offset_in_the_middle_of_a_record(tmp_path: Path) -> None:
-    offsets = tfrecords(tmp_path, [rf.example({"image": one}) for one in PICTURES])
+    offsets = tfrecords(tmp_path, [rf.example({"image": one}) for one in IMAGES])
     with_line(f"faces\t0\t{offsets[3] + 4}\t1")(tmp_path)
     refused(tmp_path, 3, f"faces-00000.tfrecord at byte {offsets[3] + 4}", "no record begins here")
 
 
-def test_record_line_in_an_index_of_pictures(tmp_path: Path) -> None:
+def test_record_line_in_an_index_of_images(tmp_path: Path) -> None:
     (tmp_path / "set.txt").write_text("a.jpg 0\nfaces\t0\t16\t1\n")
     refused(tmp_path, None, f"{tmp_path}/set.txt, line 2: ", "expected `relative/path label`")
 
@@ -208,7 +208,7 @@ LABELLED: dict[str, tuple[bytes, list[str]]] = {
     "no example": (rf.tfrecord(b"text"), ["it is no tf.train.Example"]),
     "rubbish": (b"rubbish between the records", ["no record begins here"]),
     "a few bytes": (b"\0\0\0", ["the file ends at byte"]),
-    "torn": (rf.tfrecord(rf.example({"image": PICTURES[0], "label": 0}))[:-1], ["the file ends at byte"]),
+    "torn": (rf.tfrecord(rf.example({"image": IMAGES[0], "label": 0}))[:-1], ["the file ends at byte"]),
 }
 
 
@@ -216,7 +216,7 @@ LABELLED: dict[str, tuple[bytes, list[str]]] = {
 def test_tfrecord_folder(tmp_path: Path, case: str) -> None:
     data, parts = LABELLED[case]
     (tmp_path / "set").mkdir()
-    good = rf.tfrecord(rf.example({"image": PICTURES[0], "label": 0}))
+    good = rf.tfrecord(rf.example({"image": IMAGES[0], "label": 0}))
     (tmp_path / "set" / "a.tfrecord").write_bytes(good)
     (tmp_path / "set" / "b.tfrecord").write_bytes(good + data)
     refused(tmp_path, None, f"{tmp_path}/set/b.tfrecord at byte {len(good)}", *parts)
@@ -239,7 +239,7 @@ class Rec:
     """A RecordIO set, and what is known of its third record."""
 
     root: Path
-    made: rf.RecordSet = field(default_factory=lambda: rf.plain_set(PICTURES, LABELS))
+    made: rf.RecordSet = field(default_factory=lambda: rf.plain_set(IMAGES, LABELS))
     offset: int = 0
     size: int = 0
 
@@ -267,7 +267,7 @@ class Rec:
         self.write()
 
     def label(self, *labels: float) -> None:
-        self.record(rf.with_header(labels[0] if len(labels) == 1 else labels, 2, PICTURES[2]))
+        self.record(rf.with_header(labels[0] if len(labels) == 1 else labels, 2, IMAGES[2]))
 
 
 def bits(number: float) -> int:
@@ -305,7 +305,7 @@ RECORDIO: dict[str, tuple[Callable[[Rec], object], int | None, list[str]]] = {
     "length into the next": (lambda r: r.put(4, 8000), None, [IDX, AT, "beyond the beginning of the next"]),
     "too short for a header": (lambda r: r.put(4, 8), None, [IDX, AT, "too short for its labels"]),
     "absurd number of labels": (lambda r: r.put(8, 2**32 - 1), None, [IDX, AT, "too short for its labels"]),
-    "no picture": (lambda r: r.put(4, 24), None, [AT, "the record holds no picture"]),
+    "no image": (lambda r: r.put(4, 24), None, [AT, "the record holds no image"]),
     "empty record": (lambda r: r.record(b""), None, [AT, "too short for its labels"]),
     "label that is no number": (lambda r: r.put(12, bits(float("nan"))), None, [AT, "label nan, expected a whole"]),
     "infinite label": (lambda r: r.put(12, bits(float("inf"))), None, [AT, "label inf, expected a whole"]),
@@ -314,8 +314,8 @@ RECORDIO: dict[str, tuple[Callable[[Rec], object], int | None, list[str]]] = {
     "label that float32 rounds": (lambda r: r.put(12, bits(2.0**24)), None, [AT, "label 16777216.0"]),
     "wrong first of two labels": (lambda r: r.label(-3.0, 1.0), None, [AT, "label -3.0"]),
     "label with a gap": (lambda r: r.put(12, bits(7.0)), None, ["set.rec: label 3 is missing"]),
-    "not a picture": (lambda r: r.record(rf.with_header(1.0, 2, b"text")), 2, [AT, "cannot be decoded"]),
-    "torn picture": (lambda r: r.record(rf.with_header(1.0, 2, PICTURES[2][:-9])), 2, [AT, "is cut off after"]),
+    "not an image": (lambda r: r.record(rf.with_header(1.0, 2, b"text")), 2, [AT, "cannot be decoded"]),
+    "torn image": (lambda r: r.record(rf.with_header(1.0, 2, IMAGES[2][:-9])), 2, [AT, "is cut off after"]),
     "size": (lambda r: r.record(rf.with_header(1.0, 2, NOT_112)), 2, [AT, "is 112x96"]),
     "pickle": (lambda r: r.record(rf.with_header(1.0, 2, b"cos\nsystem\n(S'x'\ntR.")), 2, [AT, "cannot be decoded"]),
 }
@@ -350,8 +350,8 @@ def test_record_in_parts_of_absurd_size(tmp_path: Path) -> None:
 
 def test_record_in_parts_with_a_break(tmp_path: Path) -> None:
     rec = Rec(tmp_path)
-    first = rf.part_of_recordio(1, rf.with_header(1.0, 2, PICTURES[2][:100]))
-    rec.made.records[2] = first + rf.part_of_recordio(0, PICTURES[2][100:])
+    first = rf.part_of_recordio(1, rf.with_header(1.0, 2, IMAGES[2][:100]))
+    rec.made.records[2] = first + rf.part_of_recordio(0, IMAGES[2][100:])
     rec.write()
     refused(tmp_path, None, AT.format(offset=rec.offset), f"at byte {rec.offset + len(first)}, has the flag 0")
 
@@ -377,19 +377,19 @@ def test_file_that_changes_while_it_is_used(tmp_path: Path) -> None:
 
 
 INSIGHTFACE: dict[str, tuple[Callable[[rf.RecordSet, Path], object], list[str]]] = {
-    "other end of the pictures": (
+    "other end of the images": (
         lambda made, folder: made.records.update({0: rf.recordio(rf.with_header([5.0, 9.0], 0, b""))}),
-        ["record 0 says that pictures end before record 5, but they end before 6"],
+        ["record 0 says that images end before record 5, but they end before 6"],
     ),
     "end that is no number": (
         lambda made, folder: made.records.update({0: rf.recordio(rf.with_header([float("nan"), 9.0], 0, b""))}),
-        ["record 0 says that pictures end before record nan"],
+        ["record 0 says that images end before record nan"],
     ),
-    "picture without a picture": (
+    "image without an image": (
         lambda made, folder: made.records.update({3: rf.recordio(rf.with_header([1.0, 1.0], 3, b""))}),
-        ["the record holds no picture"],
+        ["the record holds no image"],
     ),
-    "last picture lost": (lambda made, folder: made.records.pop(5), ["but they end before 5"]),
+    "last image lost": (lambda made, folder: made.records.pop(5), ["but they end before 5"]),
     "other number of people": (
         lambda made, folder: (folder / "property").write_text("4,112,112"),
         ["property, line 1: '4,112,112', but the labels in the records are those of 3 people"],
@@ -409,11 +409,11 @@ INSIGHTFACE: dict[str, tuple[Callable[[rf.RecordSet, Path], object], list[str]]]
 @pytest.mark.parametrize("case", INSIGHTFACE)
 def test_insightface_set(tmp_path: Path, case: str) -> None:
     damage, parts = INSIGHTFACE[case]
-    made = rf.insightface_set(PICTURES, LABELS)
+    made = rf.insightface_set(IMAGES, LABELS)
     (tmp_path / "set").mkdir()
     damage(made, tmp_path / "set")
     offsets = made.write(tmp_path / "set" / "train.rec")
-    at = {"picture without a picture": 3}.get(case, 0)
+    at = {"image without an image": 3}.get(case, 0)
     where = "set/property" if "property" in parts[0] else f"set/train.rec at byte {offsets[at]}"
     refused(tmp_path, None, f"{tmp_path}/{where}", *parts)
 
@@ -440,11 +440,11 @@ def test_index_in_parts(tmp_path: Path, case: str) -> None:
     refused(tmp_path, None, str(tmp_path), *parts)
 
 
-def test_person_without_a_picture(tmp_path: Path) -> None:
+def test_person_without_a_image(tmp_path: Path) -> None:
     for person in ("a", "b", "c"):
         (tmp_path / "set" / person).mkdir(parents=True)
-        (tmp_path / "set" / person / ("1.txt" if person == "b" else "1.jpg")).write_bytes(PICTURES[0])
-    refused(tmp_path, None, f"{tmp_path}/set/b holds no picture", "remove the folder")
+        (tmp_path / "set" / person / ("1.txt" if person == "b" else "1.jpg")).write_bytes(IMAGES[0])
+    refused(tmp_path, None, f"{tmp_path}/set/b holds no image", "remove the folder")
     shutil.rmtree(tmp_path / "set" / "b")
     (tmp_path / "set" / "c" / "1.jpg").write_bytes(b"")
     refused(tmp_path, 1, f"{tmp_path}/set/c/1.jpg is empty")
@@ -456,7 +456,7 @@ def test_person_without_a_picture(tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_any_bit_that_flips_in_a_tfrecord_file_is_noticed(tmp_path: Path, where: float, bit: int) -> None:
-    offsets = tfrecords(tmp_path, [rf.example({"image": one}) for one in PICTURES])
+    offsets = tfrecords(tmp_path, [rf.example({"image": one}) for one in IMAGES])
     shard = tmp_path / "faces" / "faces-00000.tfrecord"
     position = int(where * shard.stat().st_size)
     change(shard, position, bytes([shard.read_bytes()[position] ^ 1 << bit]))
@@ -467,7 +467,7 @@ def test_any_bit_that_flips_in_a_tfrecord_file_is_noticed(tmp_path: Path, where:
             with pytest.raises(ValueError, match=f"at byte {offsets[k]}"):
                 index.read(k)
         else:
-            assert index.source(k)() == PICTURES[k]
+            assert index.source(k)() == IMAGES[k]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -476,7 +476,7 @@ def test_any_bit_that_flips_in_a_tfrecord_file_is_noticed(tmp_path: Path, where:
     byte=st.sampled_from([0, 1, 0x20, 0x7F, 0xFF]),
     lost=st.integers(0, 40),
 )
-def test_damage_of_a_recordio_file_is_noticed_or_spares_the_picture(
+def test_damage_of_a_recordio_file_is_noticed_or_spares_the_image(
     tmp_path: Path, at: list[tuple[int, int]], byte: int, lost: int
 ) -> None:
     rec = Rec(tmp_path)

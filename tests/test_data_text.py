@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchkit.data import text
-from torchkit.data.index import PictureIndex, read_index
+from torchkit.data.index import ImageIndex, read_index
 from torchkit.data.text import iterate_lines, match_lines, read_lines
 
 NAMES = st.text("a/\u00e4. \\", min_size=1, max_size=6)
@@ -74,7 +74,7 @@ def test_index_is_read_as_line_by_line(lines: list[tuple[str, str, str]], size: 
                 read_index(root, root, "x")
         else:
             index = read_index(root, root, "x")
-            assert isinstance(index, PictureIndex)
+            assert isinstance(index, ImageIndex)
             assert (list(index.paths), index.labels.tolist()) == expected
             assert index.describe(len(index) - 1).startswith(f"{root}/x.txt, line {len(index)}: ")
 

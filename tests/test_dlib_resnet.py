@@ -167,11 +167,11 @@ def naive_network(image: np.ndarray, layers: list[Layer]) -> np.ndarray:
     return mean @ layers[-1].values.reshape(256, 128)
 
 
-def test_embedding_is_that_of_the_naive_network(network: DlibResNet, layers: list[Layer], picture: np.ndarray) -> None:
-    x = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None].float() / 127.5 - 1
+def test_embedding_is_that_of_the_naive_network(network: DlibResNet, layers: list[Layer], image: np.ndarray) -> None:
+    x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 127.5 - 1
     with torch.no_grad():
         found = network(x).numpy()[0]
-    expected = naive_network(picture, layers)
+    expected = naive_network(image, layers)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
@@ -192,7 +192,7 @@ def test_down_block_of_each_size(network: DlibResNet, layers: list[Layer], size:
 
 
 def test_chip_shows_the_right_points_of_the_crop() -> None:
-    """In a picture whose values are coordinates, the chip's pixels tell where they come from."""
+    """In an image whose values are coordinates, the chip's pixels tell where they come from."""
     y, x = np.mgrid[0:112, 0:112]
     ramp = torch.from_numpy(np.stack([x, y, 0 * x]).astype(np.float32))[None]  # the values 0..111 of 0..255
     chip = FaceChip()(ramp / 127.5 - 1)[0].numpy() * 256 + RGB_MEAN[:, None, None]
@@ -226,11 +226,11 @@ def test_features_are_aligned_with_the_points_that_a_map_sees(network: DlibResNe
     np.testing.assert_allclose(found[1], np.broadcast_to(expected_y[:, None], (size, size)), atol=1e-3)
 
 
-def test_recogniser_loads_the_file_and_feeds_it_rgb(file: Path, layers: list[Layer], picture: np.ndarray) -> None:
+def test_recogniser_loads_the_file_and_feeds_it_rgb(file: Path, layers: list[Layer], image: np.ndarray) -> None:
     recogniser = load_recogniser("dlib_resnet", file)
     with torch.no_grad():
-        found = recogniser(torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]).numpy()[0]
-    expected = naive_network(picture, layers)
+        found = recogniser(torch.from_numpy(image.transpose(2, 0, 1).copy())[None]).numpy()[0]
+    expected = naive_network(image, layers)
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-3)
 
 

@@ -12,7 +12,7 @@ import torch
 from torchkit.client import Client, ClientSettings
 from torchkit.data.validation_set import ValidationSet
 from torchkit.obfuscation import obfuscate
-from torchkit.payload import Picture
+from torchkit.payload import EncodedImage
 from torchkit.util.seeding import content_stream
 from validation.examples import example_faces, shuffled_maps, tiles
 
@@ -26,17 +26,17 @@ def client() -> Client:
 
 
 @pytest.fixture(scope="module")
-def data(make_picture: Callable[[int], np.ndarray]) -> ValidationSet:
-    """12 pairs over 6 pictures; the first pictures of the pairs are 0, 0, 1, 1, ..."""
-    images = np.stack([make_picture(seed).transpose(2, 0, 1) for seed in range(6)])
+def data(make_image: Callable[[int], np.ndarray]) -> ValidationSet:
+    """12 pairs over 6 images; the first images of the pairs are 0, 0, 1, 1, ..."""
+    images = np.stack([make_image(seed).transpose(2, 0, 1) for seed in range(6)])
     rows = np.stack([np.repeat(np.arange(6), 2), np.zeros(12, int)], axis=1).ravel()
     return ValidationSet("six", images, rows, np.arange(12) % 2 == 0)
 
 
 def test_faces_are_spread_over_the_set_and_obfuscated_as_in_the_evaluation(client: Client, data: ValidationSet) -> None:
     found = example_faces(client, data, ("hybrid", "median"), seed=5, count=3)
-    for example, picture in zip(found, (0, 2, 4), strict=True):  # pairs 0, 4, 8
-        clear = np.ascontiguousarray(data.images[picture].transpose(1, 2, 0))
+    for example, image in zip(found, (0, 2, 4), strict=True):  # pairs 0, 4, 8
+        clear = np.ascontiguousarray(data.images[image].transpose(1, 2, 0))
         np.testing.assert_array_equal(example.clear, clear)
         assert [kind.obfuscation for kind in example.kinds] == ["hybrid", "median"]
         for kind in example.kinds:
@@ -46,14 +46,14 @@ def test_faces_are_spread_over_the_set_and_obfuscated_as_in_the_evaluation(clien
             assert np.isin(clear - restored, (0, 1)).all()
 
 
-@pytest.mark.parametrize(("count", "pictures"), [(0, 0), (1, 1), (50, 6)])
-def test_no_face_is_shown_twice(client: Client, data: ValidationSet, count: int, pictures: int) -> None:
+@pytest.mark.parametrize(("count", "images"), [(0, 0), (1, 1), (50, 6)])
+def test_no_face_is_shown_twice(client: Client, data: ValidationSet, count: int, images: int) -> None:
     found = example_faces(client, data, ("gaussian",), seed=5, count=count)
-    assert len({example.clear.tobytes() for example in found}) == len(found) == pictures
+    assert len({example.clear.tobytes() for example in found}) == len(found) == images
 
 
-def test_maps_are_those_around_the_shuffle(client: Client, make_picture: Callable[[int], np.ndarray]) -> None:
-    batch = [torch.from_numpy(make_picture(seed).transpose(2, 0, 1)[None].copy()) for seed in (0, 1)]
+def test_maps_are_those_around_the_shuffle(client: Client, make_image: Callable[[int], np.ndarray]) -> None:
+    batch = [torch.from_numpy(make_image(seed).transpose(2, 0, 1)[None].copy()) for seed in (0, 1)]
     before, after = shuffled_maps(client, batch[0][0], batch[1][0])
     with torch.inference_mode():
         tap = client.backbone.taps(client.prepare(*batch))[0]
@@ -73,15 +73,15 @@ def test_maps_are_those_around_the_shuffle(client: Client, make_picture: Callabl
 
 def test_client_without_a_shuffle_has_no_maps_to_show() -> None:
     plain = Client(replace(SETTINGS, shuffle_taps=())).eval()
-    picture = torch.zeros(3, 112, 112, dtype=torch.uint8)
-    assert shuffled_maps(plain, picture, picture) == (None, None)
+    image = torch.zeros(3, 112, 112, dtype=torch.uint8)
+    assert shuffled_maps(plain, image, image) == (None, None)
 
 
-def test_lossy_pictures_are_shown_as_the_server_gets_them(data: ValidationSet) -> None:
-    lossy = Client(replace(SETTINGS, picture_quality=5, shuffle_taps=())).eval()
+def test_lossy_images_are_shown_as_the_server_gets_them(data: ValidationSet) -> None:
+    lossy = Client(replace(SETTINGS, image_quality=5, shuffle_taps=())).eval()
     (example,) = example_faces(lossy, data, ("gaussian",), seed=5, count=1)
     sent = obfuscate(example.clear, "gaussian", content_stream(example.clear, 5, "gaussian"))
-    np.testing.assert_array_equal(example.kinds[0].obfuscated, Picture.compress(sent, 5).pixels)
+    np.testing.assert_array_equal(example.kinds[0].obfuscated, EncodedImage.compress(sent, 5).pixels)
     assert not np.array_equal(example.kinds[0].obfuscated, sent)
 
 

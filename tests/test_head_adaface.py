@@ -47,7 +47,7 @@ def test_logits(theta: float, length: float, mean: float, std: float) -> None:
 
 
 @pytest.mark.parametrize("degrees", [0, 5, 60, 120, 170, 180])
-def test_poor_average_and_good_pictures(degrees: float) -> None:
+def test_poor_average_and_good_images(degrees: float) -> None:
     """ArcFace's margin, CosFace's, and the opposite angle with twice the cosine margin."""
     theta, head = math.radians(degrees), head_in_the_plane(20, 5)
     lengths = torch.tensor([[1.0], [20.0], [99.0]])

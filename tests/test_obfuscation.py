@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchkit.obfuscation import EVALUATION, KINDS, Sampler, Strength, assign_cells, obfuscate
+from torchkit.obfuscation import EVALUATION, KINDS, RandomObfuscation, Strength, assign_cells, obfuscate
 from torchkit.obfuscation.functional import gaussian, hybrid, median, pixelate
 
 
 def reflected(position: int, size: int) -> int:
-    """Index of a pixel outside the picture, mirrored about the edge pixel."""
+    """Index of a pixel outside the image, mirrored about the edge pixel."""
     while not 0 <= position < size:
         position = -position if position < 0 else 2 * (size - 1) - position
     return position
@@ -36,7 +36,7 @@ def naive_gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def naive_median(image: np.ndarray, kernel: int) -> np.ndarray:
-    """Median of each window, with 127.5 outside the picture; a half is rounded to even."""
+    """Median of each window, with 127.5 outside the image; a half is rounded to even."""
     half = kernel // 2
     padded = np.pad(image.astype(np.float64), ((half, half), (half, half), (0, 0)), constant_values=127.5)
     out = np.empty(image.shape)
@@ -47,7 +47,7 @@ def naive_median(image: np.ndarray, kernel: int) -> np.ndarray:
 
 
 def naive_bilinear(image: np.ndarray, y: float, x: float) -> np.ndarray:
-    """The picture at a point between pixel centres, the edge pixels going on outside."""
+    """The image at a point between pixel centres, the edge pixels going on outside."""
     y, x = max(y, 0.0), max(x, 0.0)
     top, left = int(y), int(x)
     bottom, right = min(top + 1, image.shape[0] - 1), min(left + 1, image.shape[1] - 1)
@@ -73,14 +73,14 @@ def naive_pixelate(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sigma", [2.0, 5.0, 8.0])
-def test_gaussian_is_the_weighted_mean_of_a_31_pixel_window(picture: np.ndarray, sigma: float) -> None:
-    difference = np.abs(gaussian(picture, sigma) - naive_gaussian(picture, sigma))
+def test_gaussian_is_the_weighted_mean_of_a_31_pixel_window(image: np.ndarray, sigma: float) -> None:
+    difference = np.abs(gaussian(image, sigma) - naive_gaussian(image, sigma))
     assert difference.max() <= 0.5 + 1e-3  # rounded to 8 bits
 
 
 @pytest.mark.parametrize("kernel", [3, 7, 13, 19])
-def test_median_is_exact(picture: np.ndarray, kernel: int) -> None:
-    crop = np.ascontiguousarray(picture[30:70, 20:53])
+def test_median_is_exact(image: np.ndarray, kernel: int) -> None:
+    crop = np.ascontiguousarray(image[30:70, 20:53])
     assert np.array_equal(median(crop, kernel), naive_median(crop, kernel))
 
 
@@ -89,17 +89,17 @@ def test_median_is_exact(picture: np.ndarray, kernel: int) -> None:
     kernel=st.sampled_from([3, 7, 13, 19]),
 )  # fmt: skip
 def test_median_of_a_cell_is_that_part_of_the_median(
-    picture: np.ndarray, top: int, left: int, height: int, width: int, kernel: int
+    image: np.ndarray, top: int, left: int, height: int, width: int, kernel: int
 ) -> None:
     """Whether or not the windows of the cell reach the border."""
-    crop = np.ascontiguousarray(picture[30:70, 20:60])
+    crop = np.ascontiguousarray(image[30:70, 20:60])
     cell = np.s_[top : min(top + height, 40), left : min(left + width, 40)]
     assert np.array_equal(median(crop, kernel, cell), median(crop, kernel)[cell])
 
 
-def test_median_of_mostly_border_is_mid_grey_rounded_to_even(picture: np.ndarray) -> None:
+def test_median_of_mostly_border_is_mid_grey_rounded_to_even(image: np.ndarray) -> None:
     # 49 of the corner window's 169 values are pixels, the others 127.5.
-    assert (median(picture, 13)[[0, 0, -1, -1], [0, -1, 0, -1]] == 128).all()
+    assert (median(image, 13)[[0, 0, -1, -1], [0, -1, 0, -1]] == 128).all()
 
 
 @pytest.mark.parametrize("values", [(126, 127), (127, 128), (128, 129), (0, 255)])
@@ -108,29 +108,29 @@ def test_median_of_values_around_mid_grey(values: tuple[int, int]) -> None:
     assert np.array_equal(median(image, 5), naive_median(image, 5))
 
 
-def test_pixelate_shows_the_centre_pixel_of_each_block(picture: np.ndarray) -> None:
-    expected = np.empty_like(picture)
+def test_pixelate_shows_the_centre_pixel_of_each_block(image: np.ndarray) -> None:
+    expected = np.empty_like(image)
     for y in range(112):
         for x in range(112):
-            expected[y, x] = picture[y // 7 * 7 + 3, x // 7 * 7 + 3]
-    assert np.array_equal(pixelate(picture, (16, 16)), expected)
+            expected[y, x] = image[y // 7 * 7 + 3, x // 7 * 7 + 3]
+    assert np.array_equal(pixelate(image, (16, 16)), expected)
 
 
 @pytest.mark.parametrize("blocks", [(10, 10), (14, 14), (19, 37), (28, 12), (56, 56)])
-def test_pixelate_samples_bilinearly_where_a_centre_is_no_pixel(picture: np.ndarray, blocks: tuple[int, int]) -> None:
-    difference = np.abs(pixelate(picture, blocks) - naive_pixelate(picture, *blocks))
+def test_pixelate_samples_bilinearly_where_a_centre_is_no_pixel(image: np.ndarray, blocks: tuple[int, int]) -> None:
+    difference = np.abs(pixelate(image, blocks) - naive_pixelate(image, *blocks))
     assert difference.max() <= 0.5 + 1e-3  # rounded to 8 bits
 
 
-def test_pixelate_to_as_many_blocks_as_pixels_changes_nothing(picture: np.ndarray) -> None:
-    assert np.array_equal(pixelate(picture, (112, 112)), picture)
+def test_pixelate_to_as_many_blocks_as_pixels_changes_nothing(image: np.ndarray) -> None:
+    assert np.array_equal(pixelate(image, (112, 112)), image)
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (4, 4), (2, 4), (3, 5), (5, 5)])
-def test_every_cell_of_the_hybrid_shows_one_layer(picture: np.ndarray, grid: tuple[int, int]) -> None:
+def test_every_cell_of_the_hybrid_shows_one_layer(image: np.ndarray, grid: tuple[int, int]) -> None:
     strength = Strength(grid=grid)
-    layers = {kind: obfuscate(picture, kind, np.random.default_rng(9)) for kind in ("median", "gaussian", "pixelate")}
-    result = obfuscate(picture, "hybrid", np.random.default_rng(0), strength)
+    layers = {kind: obfuscate(image, kind, np.random.default_rng(9)) for kind in ("median", "gaussian", "pixelate")}
+    result = obfuscate(image, "hybrid", np.random.default_rng(0), strength)
 
     shown: Counter[str] = Counter()
     rows, columns = ([round(112 * i / n) for i in range(n + 1)] for n in grid)
@@ -153,8 +153,8 @@ def test_hybrid_puts_each_layer_where_it_is_assigned() -> None:
     assert np.array_equal(hybrid((6, 6, 3), layers, assignment), np.repeat(expected[..., None], 3, axis=-1))
 
 
-def test_hybrid_depends_on_the_generator_alone(picture: np.ndarray) -> None:
-    results = [obfuscate(picture, "hybrid", np.random.default_rng(seed)) for seed in (1, 1, 2)]
+def test_hybrid_depends_on_the_generator_alone(image: np.ndarray) -> None:
+    results = [obfuscate(image, "hybrid", np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(results[0], results[1])
     assert not np.array_equal(results[0], results[2])
 
@@ -167,18 +167,18 @@ def test_every_cell_can_show_every_layer() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "median", "pixelate"])
-def test_other_kinds_leave_the_generator_alone(picture: np.ndarray, kind: str) -> None:
+def test_other_kinds_leave_the_generator_alone(image: np.ndarray, kind: str) -> None:
     rng = np.random.default_rng(0)
-    obfuscate(picture, kind, rng)
+    obfuscate(image, kind, rng)
     assert rng.integers(1 << 30) == np.random.default_rng(0).integers(1 << 30)
 
 
-def test_evaluation_settings_are_the_papers(picture: np.ndarray) -> None:
+def test_evaluation_settings_are_the_papers(image: np.ndarray) -> None:
     assert Strength(sigma_px=5.0, median_kernel_px=13, blocks=(16, 16), grid=(4, 4)) == EVALUATION
     rng = np.random.default_rng(0)
-    assert np.array_equal(obfuscate(picture, "gaussian", rng), gaussian(picture, 5.0))
-    assert np.array_equal(obfuscate(picture, "median", rng), median(picture, 13))
-    assert np.array_equal(obfuscate(picture, "pixelate", rng), pixelate(picture, (16, 16)))
+    assert np.array_equal(obfuscate(image, "gaussian", rng), gaussian(image, 5.0))
+    assert np.array_equal(obfuscate(image, "median", rng), median(image, 13))
+    assert np.array_equal(obfuscate(image, "pixelate", rng), pixelate(image, (16, 16)))
 
 
 @given(kind=st.sampled_from(KINDS), height=st.integers(16, 60), width=st.integers(16, 60), seed=st.integers(0, 1 << 20))
@@ -188,23 +188,23 @@ def test_uint8_in_same_shape_out_again_and_again(kind: str, height: int, width: 
     first, second = (obfuscate(image, kind, np.random.default_rng(seed)) for _ in range(2))
     assert first.dtype == np.uint8 and first.shape == image.shape
     assert np.array_equal(first, second)
-    assert np.array_equal(image, before), "the picture itself must not change"
+    assert np.array_equal(image, before), "the image itself must not change"
 
 
 @given(colour=st.tuples(*[st.integers(0, 255)] * 3), sigma=st.floats(2, 8))
-def test_gaussian_of_a_constant_picture_is_that_picture(colour: tuple[int, int, int], sigma: float) -> None:
+def test_gaussian_of_a_constant_image_is_that_image(colour: tuple[int, int, int], sigma: float) -> None:
     image = np.full((40, 33, 3), colour, np.uint8)
     assert np.array_equal(gaussian(image, sigma), image)
 
 
-def test_unknown_kind_is_an_error_that_lists_the_known(picture: np.ndarray) -> None:
+def test_unknown_kind_is_an_error_that_lists_the_known(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"'blur'.*gaussian, median, pixelate, hybrid"):
-        obfuscate(picture, "blur", np.random.default_rng(0))
+        obfuscate(image, "blur", np.random.default_rng(0))
 
 
 def test_sampler_draws_the_whole_ranges_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
-    drawn = [Sampler().strength(112, rng) for _ in range(3000)]
+    drawn = [RandomObfuscation().strength(112, rng) for _ in range(3000)]
     assert {s.median_kernel_px for s in drawn} == {7, 9, 11, 13, 15, 17, 19}
     assert {s.blocks for s in drawn} == {(round(112 / px),) * 2 for px in range(3, 12)}
     assert {s.grid for s in drawn} == {(2, 2), (3, 3), (4, 4), (5, 5)}
@@ -215,7 +215,7 @@ def test_sampler_draws_the_whole_ranges_and_nothing_else() -> None:
 @given(low=st.integers(1, 20), width=st.integers(0, 10), seed=st.integers(0, 1 << 20), sigma=st.floats(0.5, 10))
 def test_sampler_keeps_to_other_ranges(low: int, width: int, seed: int, sigma: float) -> None:
     odd = (2 * low + 1, 2 * (low + width) + 1)
-    sampler = Sampler(
+    sampler = RandomObfuscation(
         sigma_px=(sigma, sigma + width), median_kernel_px=odd, block_px=(low, low + width), grid=(low, low + width)
     )
     strength = sampler.strength(112, np.random.default_rng(seed))
@@ -234,16 +234,18 @@ def test_sampler_keeps_to_other_ranges(low: int, width: int, seed: int, sigma: f
     ],
 )
 def test_sampler_applies_what_it_draws(
-    picture: np.ndarray, kind: str, expected: Callable[[np.ndarray], np.ndarray]
+    image: np.ndarray, kind: str, expected: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    sampler = Sampler({kind: 2.0, "hybrid": 0.0}, (3.0, 3.0), (9, 9), (7, 7))
-    assert np.array_equal(sampler(picture, np.random.default_rng(5)), expected(picture))
+    sampler = RandomObfuscation({kind: 2.0, "hybrid": 0.0}, (3.0, 3.0), (9, 9), (7, 7))
+    assert np.array_equal(sampler(image, np.random.default_rng(5)), expected(image))
 
 
 def test_sampler_draws_kinds_by_weight() -> None:
     image = np.zeros((16, 16, 3), np.uint8)
     image[::2, ::2] = 255
-    sampler = Sampler({"gaussian": 1.0, "pixelate": 3.0}, block_px=(1, 1))  # one-pixel blocks: the picture itself
+    sampler = RandomObfuscation(
+        {"gaussian": 1.0, "pixelate": 3.0}, block_px=(1, 1)
+    )  # one-pixel blocks: the image itself
     rng = np.random.default_rng(0)
     unchanged = sum(np.array_equal(sampler(image, rng), image) for _ in range(400))
     assert 260 <= unchanged <= 340  # 300 expected, 4.6 standard deviations either way

@@ -55,7 +55,7 @@ def check(client: Client, runtime: onnxruntime.InferenceSession, batch: int) -> 
 @pytest.mark.parametrize(
     "settings",
     [QUANTISED, BOTH, DIFFERENCE, PUBLISHED],
-    ids=["quantised", "both inputs, pruned and quantised", "difference of two pictures", "published layout"],
+    ids=["quantised", "both inputs, pruned and quantised", "difference of two images", "published layout"],
 )
 def test_any_batch_gives_the_clients_features(settings: ClientSettings, tmp_path: Path) -> None:
     client = trained_client(settings)

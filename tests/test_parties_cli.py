@@ -1,4 +1,4 @@
-"""python -m torchkit.client and python -m torchkit.server: pictures to messages to embeddings, file by file."""
+"""python -m torchkit.client and python -m torchkit.server: images to messages to embeddings, file by file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from torchkit.trained import MODEL_ROOT, find_checkpoint
 from torchkit.util.cli import run_command
 from torchkit.util.pixels import to_batch
 from validation.config import Settings
-from validation.evaluate import ObfuscatedPictures
+from validation.evaluate import ObfuscatedImages
 
 ROOT = Path(__file__).resolve().parents[1]
 TREE = ("a.png", "b/c d.bmp", "b/e.webp", "f.PNG")  # in the order in which they are worked on
@@ -35,20 +35,20 @@ SEED = Settings().seed
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, make_picture: Callable[[int], np.ndarray]) -> Path:
-    """A folder with the files of `write_files`, four pictures under faces/ and their messages under messages/."""
+def folder(tmp_path_factory: pytest.TempPathFactory, make_image: Callable[[int], np.ndarray]) -> Path:
+    """A folder with the files of `write_files`, four images under faces/ and their messages under messages/."""
     made = tmp_path_factory.mktemp("commands")
     write_files(made)
     (made / "faces/b").mkdir(parents=True)
     for seed, name in enumerate(TREE):
-        write_picture(made / "faces" / name, make_picture(seed))
-    (made / "faces/notes.txt").write_text("no picture")
-    (made / "faces/.hidden.png").write_bytes(b"no picture either")
+        write_image(made / "faces" / name, make_image(seed))
+    (made / "faces/notes.txt").write_text("no image")
+    (made / "faces/.hidden.png").write_bytes(b"no image either")
     call(client_command, "encode", made / "faces", "-m", made / "phone.pth", "-o", made / "messages")
     return made
 
 
-def write_picture(path: Path, image: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     options = [cv2.IMWRITE_WEBP_QUALITY, 101] if path.suffix == ".webp" else []  # 101: without loss
     assert cv2.imwrite(str(path), image[..., ::-1], options)
 
@@ -72,15 +72,15 @@ def files_under(folder: Path) -> list[str]:
 
 
 def expected_embeddings(folder: Path, faces: list[np.ndarray], kind: str = "hybrid") -> np.ndarray:
-    """What validation makes of the pictures, in one batch."""
+    """What validation makes of the images, in one batch."""
     clear = to_batch(faces)
-    obfuscated = [item[1][0] for item in _items(ObfuscatedPictures(clear.numpy(), (kind,), SEED))]
+    obfuscated = [item[1][0] for item in _items(ObfuscatedImages(clear.numpy(), (kind,), SEED))]
     with torch.inference_mode():
         system = whole_system(folder).to(memory_format=torch.channels_last)
         return system(clear, torch.stack(obfuscated)).numpy()
 
 
-def _items(data: ObfuscatedPictures) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _items(data: ObfuscatedImages) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [data[position] for position in range(len(data))]
 
 
@@ -88,7 +88,7 @@ def _items(data: ObfuscatedPictures) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def test_the_real_commands_give_the_embedding_of_validation(
-    folder: Path, tmp_path: Path, make_picture: Callable[[int], np.ndarray]
+    folder: Path, tmp_path: Path, make_image: Callable[[int], np.ndarray]
 ) -> None:
     """Two processes, each with the file of its party; to the bit, for both compute the same batch."""
     for party in ("phone", "cloud"):
@@ -100,7 +100,7 @@ def test_the_real_commands_give_the_embedding_of_validation(
     assert "4 written, 0 were there already" in out
     out = run(tmp_path / "cloud", "torchkit.server", "embed", "messages", "--model", "server.pth", "-o", "embeddings")
     assert "4 written, 0 were there already" in out
-    expected = expected_embeddings(folder, [make_picture(seed) for seed in range(4)])
+    expected = expected_embeddings(folder, [make_image(seed) for seed in range(4)])
     for name, embedding in zip(TREE, expected, strict=True):
         found = np.load((tmp_path / "cloud/embeddings" / name).with_suffix(".npy"), allow_pickle=False)
         assert found.dtype == np.float32 and found.shape == (512,)
@@ -127,25 +127,25 @@ def test_other_batch_sizes_give_the_same_embedding(folder: Path, tmp_path: Path)
         np.testing.assert_allclose(np.load(tmp_path / "out" / name), np.load(tmp_path / "whole" / name), atol=1e-6)
 
 
-def test_one_file_becomes_one_file(folder: Path, tmp_path: Path, make_picture: Callable[[int], np.ndarray]) -> None:
+def test_one_file_becomes_one_file(folder: Path, tmp_path: Path, make_image: Callable[[int], np.ndarray]) -> None:
     message, embedding = tmp_path / "new/face.pfc", tmp_path / "face.npy"
     call(
         client_command, "encode", folder / "faces/a.png", "-m", folder / "phone.pth", "-o", message,
         "--obfuscation", "median",
     )  # fmt: skip
     call(server_command, "embed", message, "--model", folder / "server.pth", "-o", embedding)
-    expected = expected_embeddings(folder, [make_picture(0)], "median")
+    expected = expected_embeddings(folder, [make_image(0)], "median")
     np.testing.assert_array_equal(np.load(embedding), expected[0])
 
 
 # encode
 
 
-def test_pictures_are_obfuscated_as_in_validation(folder: Path, make_picture: Callable[[int], np.ndarray]) -> None:
-    data = ObfuscatedPictures(to_batch([make_picture(seed) for seed in range(4)]).numpy(), ("hybrid",), SEED)
+def test_images_are_obfuscated_as_in_validation(folder: Path, make_image: Callable[[int], np.ndarray]) -> None:
+    data = ObfuscatedImages(to_batch([make_image(seed) for seed in range(4)]).numpy(), ("hybrid",), SEED)
     for name, (_, obfuscated) in zip(TREE, _items(data), strict=True):
         payload = decode((folder / "messages" / name).with_suffix(".pfc").read_bytes())
-        assert np.array_equal(payload.picture.pixels.transpose(2, 0, 1), obfuscated[0].numpy())
+        assert np.array_equal(payload.image.pixels.transpose(2, 0, 1), obfuscated[0].numpy())
     assert client_command.EVALUATION_SEED == SEED
 
 
@@ -153,7 +153,7 @@ def test_another_seed_draws_other_cells(folder: Path, tmp_path: Path) -> None:
     call(client_command, "encode", folder / "faces", "-m", folder / "phone.pth", "-o", tmp_path, "--seed", SEED + 1)
     for name in TREE:
         own, other = ((root / name).with_suffix(".pfc").read_bytes() for root in (folder / "messages", tmp_path))
-        assert not np.array_equal(decode(own).picture.pixels, decode(other).picture.pixels)
+        assert not np.array_equal(decode(own).image.pixels, decode(other).image.pixels)
 
 
 def test_what_is_there_stays_unless_it_is_to_be_overwritten(
@@ -172,14 +172,14 @@ def test_what_is_there_stays_unless_it_is_to_be_overwritten(
     assert (tmp_path / "messages/a.pfc").read_bytes() == (folder / "messages/a.pfc").read_bytes()
 
 
-def test_broken_pictures_are_named_and_the_others_encoded(
+def test_broken_images_are_named_and_the_others_encoded(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faces = tmp_path / "faces"
     shutil.copytree(folder / "faces", faces)
     (faces / "a.png").write_bytes((faces / "a.png").read_bytes()[:500])
     (faces / "b/c d.bmp").write_bytes(b"BM and nothing else")
-    write_picture(faces / "f.PNG", np.zeros((112, 100, 3), np.uint8))
+    write_image(faces / "f.PNG", np.zeros((112, 100, 3), np.uint8))
     arguments = ["encode", faces, "-m", folder / "phone.pth", "-o", tmp_path / "out", "--batch-size", 2]
     said = refused(capsys, client_command, *arguments)
     for reason in ("a.png is cut off", "c d.bmp cannot be decoded", "f.PNG is 100x112, expected an aligned 112x112"):
@@ -191,9 +191,7 @@ def test_broken_pictures_are_named_and_the_others_encoded(
     assert not (tmp_path / "a.pfc").exists()
 
 
-def test_pictures_that_would_become_one_message(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_that_would_become_one_message(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(folder / "faces", tmp_path / "faces")
     shutil.copy(folder / "faces/a.png", tmp_path / "faces/a.bmp")
     arguments = ["encode", tmp_path / "faces", "-m", folder / "phone.pth", "-o", tmp_path / "out"]
@@ -227,12 +225,12 @@ def test_paths_that_do_not_fit(folder: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_bad_messages_are_named_and_the_others_embedded(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_picture: Callable[[int], np.ndarray]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], make_image: Callable[[int], np.ndarray]
 ) -> None:
     messages = tmp_path / "messages"
     shutil.copytree(folder / "messages", messages)
     stranger = Encoder(trained_client(BOTH, key_seed=12))
-    (messages / "a.pfc").write_bytes(encode(stranger([make_picture(0)], [make_picture(1)])[0]))
+    (messages / "a.pfc").write_bytes(encode(stranger([make_image(0)], [make_image(1)])[0]))
     damaged = bytearray((messages / "b/e.pfc").read_bytes())
     damaged[1000] ^= 1
     (messages / "b/e.pfc").write_bytes(damaged)

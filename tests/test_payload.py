@@ -1,4 +1,4 @@
-"""Round trips of payloads, and everything that is refused: contents, pictures, frames, header fields."""
+"""Round trips of payloads, and everything that is refused: contents, images, frames, header fields."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from test_payload_format import (
     all_raw,
     draw_codes,
     payloads,
-    some_picture,
+    some_image,
     tap_features,
     with_checksum,
 )
 
-from torchkit.payload import Payload, PayloadError, Picture, TapFeatures, decode, encode, sizes
+from torchkit.payload import EncodedImage, Payload, PayloadError, TapFeatures, decode, encode, sizes
 
 MESSAGE_LIMIT_BYTES = 4 * 2**20
 VALUE_LIMIT = 2**20
@@ -41,7 +41,7 @@ def some_tap(bits: int = 2, kept: tuple[int, ...] = (1, 2, 5), zeros: float = 0.
 
 
 def some_payload() -> Payload:
-    return Payload(bytes(range(16)), some_picture(None), (some_tap(), some_tap(1, (), 0.0), some_tap(32)))
+    return Payload(bytes(range(16)), some_image(None), (some_tap(), some_tap(1, (), 0.0), some_tap(32)))
 
 
 @cache
@@ -104,7 +104,7 @@ def test_any_bytes_like_message_is_read() -> None:
 @pytest.mark.parametrize("count", range(1, 40))
 def test_features_that_compress_hardly_or_not_at_all(count: int) -> None:
     tap = TapFeatures((1, 1, count), np.arange(1), 8, 1.0, np.zeros((1, 1, count), np.int8))
-    payload = Payload(bytes(16), some_picture(50), (tap,))
+    payload = Payload(bytes(16), some_image(50), (tap,))
     message = encode(payload)
     assert sizes(message).features[0] <= count
     assert decode(message) == payload
@@ -119,7 +119,7 @@ def test_changing_the_input_later_changes_nothing() -> None:
 
 def of_floats(values: np.ndarray) -> Payload:
     tap = TapFeatures(values.shape, np.arange(len(values)), 32, 1.0, values)
-    return Payload(bytes(16), some_picture(50), (tap,))
+    return Payload(bytes(16), some_image(50), (tap,))
 
 
 def incompressible(channels: int) -> np.ndarray:
@@ -149,12 +149,12 @@ def test_a_message_beyond_the_limit_is_not_written() -> None:
 def test_equality_is_by_content() -> None:
     assert some_payload() == some_payload()
     assert some_tap() != "a tap"
-    assert some_picture(None) != "a picture"
+    assert some_image(None) != "an image"
     payload, tap = some_payload(), some_tap()
     for other in (
         replace(payload, fingerprint=bytes(16)),
-        replace(payload, picture=some_picture(90)),
-        replace(payload, picture=Picture(payload.picture.data, 255 - payload.picture.pixels)),
+        replace(payload, image=some_image(90)),
+        replace(payload, image=EncodedImage(payload.image.data, 255 - payload.image.pixels)),
         replace(payload, taps=payload.taps[:2]),
     ):
         assert other != payload
@@ -174,7 +174,7 @@ def test_contents_cannot_be_changed_after_they_were_checked() -> None:
     codes[:], kept[:] = 100, 100
     assert tap.kept.tolist() == [0, 4]
     assert not tap.codes.any()
-    for array in (tap.codes, tap.kept, some_picture(None).pixels, decode(some_message()).picture.pixels):
+    for array in (tap.codes, tap.kept, some_image(None).pixels, decode(some_message()).image.pixels):
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
 
@@ -230,7 +230,7 @@ def test_wrong_features_are_refused(change: dict[str, Any], match: str) -> None:
     [
         ({"fingerprint": bytes(15)}, "expected 16 bytes"),
         ({"fingerprint": bytearray(16)}, "expected 16 bytes"),
-        ({"picture": np.zeros((112, 112, 3), np.uint8)}, "not ndarray"),
+        ({"image": np.zeros((112, 112, 3), np.uint8)}, "not ndarray"),
         ({"taps": ()}, "0 taps"),
         ({"taps": (some_tap(),) * 9}, "9 taps"),
         ({"taps": [some_tap()]}, "tuple of TapFeatures"),
@@ -246,7 +246,7 @@ def test_wrong_payloads_are_refused(change: dict[str, Any], match: str) -> None:
         replace(some_payload(), **change)
 
 
-# --- pictures ---
+# --- images ---
 
 
 def webp(size: tuple[int, int] = (112, 112), mode: str = "RGB", **options: Any) -> bytes:
@@ -255,43 +255,43 @@ def webp(size: tuple[int, int] = (112, 112), mode: str = "RGB", **options: Any) 
     return stream.getvalue()
 
 
-def test_lossless_pictures_are_exact() -> None:
+def test_lossless_images_are_exact() -> None:
     pixels = draw_face(3)
-    picture = Picture.compress(pixels)
-    np.testing.assert_array_equal(picture.pixels, pixels)
-    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(picture.data, np.uint8), 1)[..., ::-1], pixels)
-    assert Picture.read(picture.data) == picture
+    image = EncodedImage.compress(pixels)
+    np.testing.assert_array_equal(image.pixels, pixels)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(image.data, np.uint8), 1)[..., ::-1], pixels)
+    assert EncodedImage.read(image.data) == image
 
 
-def test_lossy_pictures_show_what_the_server_will_see() -> None:
+def test_lossy_images_show_what_the_server_will_see() -> None:
     pixels = draw_face(3)
-    pictures = [Picture.compress(pixels, quality) for quality in (0, 50, 100)]
-    for picture in pictures:
-        np.testing.assert_array_equal(Picture.read(picture.data).pixels, picture.pixels)
-    errors = [abs(picture.pixels.astype(int) - pixels).mean() for picture in pictures]
+    images = [EncodedImage.compress(pixels, quality) for quality in (0, 50, 100)]
+    for image in images:
+        np.testing.assert_array_equal(EncodedImage.read(image.data).pixels, image.pixels)
+    errors = [abs(image.pixels.astype(int) - pixels).mean() for image in images]
     assert errors == sorted(errors, reverse=True)
     assert 0 < errors[2] < 8
-    assert [len(picture.data) for picture in pictures] == sorted(len(picture.data) for picture in pictures)
+    assert [len(image.data) for image in images] == sorted(len(image.data) for image in images)
 
 
-def test_a_view_of_a_picture_compresses() -> None:
+def test_a_view_of_a_image_compresses() -> None:
     pixels = draw_face(4)
-    np.testing.assert_array_equal(Picture.compress(pixels[:, ::-1]).pixels, pixels[:, ::-1])
+    np.testing.assert_array_equal(EncodedImage.compress(pixels[:, ::-1]).pixels, pixels[:, ::-1])
 
 
 @pytest.mark.parametrize("quality", [-1, 101, 50.5, "90"])
 def test_wrong_quality_is_refused(quality: Any) -> None:
     with pytest.raises(PayloadError, match="allowed are 0 to 100"):
-        Picture.compress(draw_face(0), quality)
+        EncodedImage.compress(draw_face(0), quality)
 
 
 @pytest.mark.parametrize("shape", [(112, 112), (112, 112, 4), (3, 112, 112), (113, 112, 3)])
 def test_wrong_pixels_are_refused(shape: tuple[int, ...]) -> None:
     for pixels, match in ((np.zeros(shape, np.uint8), "expected"), (np.zeros((112, 112, 3)), "float64")):
         with pytest.raises(PayloadError, match=match):
-            Picture.compress(pixels)
+            EncodedImage.compress(pixels)
         with pytest.raises(PayloadError, match=match):
-            Picture(some_picture(None).data, pixels)
+            EncodedImage(some_image(None).data, pixels)
 
 
 def vp8x(width: int, height: int) -> bytes:
@@ -352,14 +352,14 @@ def animation() -> bytes:
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_wrong_pictures_are_refused(data: bytes, match: str) -> None:
+def test_wrong_images_are_refused(data: bytes, match: str) -> None:
     def read() -> None:
         with pytest.raises(PayloadError, match=match):
-            Picture.read(data)
+            EncodedImage.read(data)
 
     assert peak_bytes(read) < SMALL_PEAK_BYTES
     raw = RawMessage.read(some_message())
-    raw.picture, raw.picture_bytes = bytes(data), len(data)
+    raw.image, raw.image_bytes = bytes(data), len(data)
     if isinstance(data, bytes):
         refuse(raw.write(), match)
 
@@ -414,8 +414,8 @@ def every_channel_in_a_bitmap(raw: RawMessage) -> None:
         (set_field("magic", b"PFX"), "not a message"),
         (set_field("version", 0), "version 00"),
         (set_field("version", 2), "version 02"),
-        (set_field("picture_bytes", 0), "bytes follow the header"),
-        (set_field("picture_bytes", 2**32 - 1), "bytes follow the header"),
+        (set_field("image_bytes", 0), "bytes follow the header"),
+        (set_field("image_bytes", 2**32 - 1), "bytes follow the header"),
         (set_field("tap_count", 0), "0 taps"),
         (set_field("tap_count", 2), "bytes follow the header"),
         (set_field("tap_count", 4), "1 to 4096 channels"),

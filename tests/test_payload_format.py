@@ -17,9 +17,9 @@ from conftest import draw_face
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchkit.payload import Payload, Picture, TapFeatures, decode, encode, sizes
+from torchkit.payload import EncodedImage, Payload, TapFeatures, decode, encode, sizes
+from torchkit.payload.image import SIDE_PX
 from torchkit.payload.packing import pack, packed_bytes, unpack
-from torchkit.payload.picture import SIDE_PX
 from torchkit.util.pixels import INPUT_SIZE_PX
 
 ROOT = Path(__file__).parent.parent
@@ -49,14 +49,14 @@ class RawMessage:
     magic: bytes
     version: int
     fingerprint: bytes
-    picture_bytes: int
+    image_bytes: int
     tap_count: int
     taps: list[RawTap]
-    picture: bytes
+    image: bytes
 
     @classmethod
     def read(cls, message: bytes) -> RawMessage:
-        raw = cls(*struct.unpack_from("<3sB16sIB", message), taps=[], picture=b"")
+        raw = cls(*struct.unpack_from("<3sB16sIB", message), taps=[], image=b"")
         position = 25
         for _ in range(raw.tap_count):
             tap = RawTap(*struct.unpack_from("<HHHBBfI", message, position))
@@ -64,8 +64,8 @@ class RawMessage:
             tap.bitmap = message[position + 16 : position + 16 + bitmap_bytes]
             position += 16 + bitmap_bytes
             raw.taps.append(tap)
-        raw.picture = message[position : position + raw.picture_bytes]
-        position += raw.picture_bytes
+        raw.image = message[position : position + raw.image_bytes]
+        position += raw.image_bytes
         for tap in raw.taps:
             tap.data = message[position : position + tap.data_bytes]
             position += tap.data_bytes
@@ -73,12 +73,12 @@ class RawMessage:
         return raw
 
     def write(self) -> bytes:
-        start = (self.magic, self.version, self.fingerprint, self.picture_bytes, self.tap_count)
+        start = (self.magic, self.version, self.fingerprint, self.image_bytes, self.tap_count)
         parts = [struct.pack("<3sB16sIB", *start)]
         for tap in self.taps:
             fields = (tap.channels, tap.height, tap.width, tap.bits, tap.flags, tap.step, tap.data_bytes)
             parts += [struct.pack("<HHHBBfI", *fields), tap.bitmap]
-        return with_checksum(b"".join([*parts, self.picture, *(tap.data for tap in self.taps)]))
+        return with_checksum(b"".join([*parts, self.image, *(tap.data for tap in self.taps)]))
 
 
 def with_checksum(covered: bytes) -> bytes:
@@ -108,8 +108,8 @@ def all_raw(payload: Payload) -> RawMessage:
         data = naive_pack(tap.codes, tap.bits)
         bitmap = naive_bitmap(tap.kept, tap.shape[0]) if pruned else b""
         taps.append(RawTap(*tap.shape, tap.bits, int(pruned), tap.step, len(data), bitmap, data))
-    picture = payload.picture.data
-    return RawMessage(b"PFC", 1, payload.fingerprint, len(picture), len(taps), taps, picture)
+    image = payload.image.data
+    return RawMessage(b"PFC", 1, payload.fingerprint, len(image), len(taps), taps, image)
 
 
 def draw_codes(rng: np.random.Generator, bits: int, shape: tuple[int, ...], zeros: float) -> np.ndarray:
@@ -125,8 +125,8 @@ def draw_codes(rng: np.random.Generator, bits: int, shape: tuple[int, ...], zero
 
 
 @cache
-def some_picture(quality: int | None) -> Picture:
-    return Picture.compress(draw_face(0), quality)
+def some_image(quality: int | None) -> EncodedImage:
+    return EncodedImage.compress(draw_face(0), quality)
 
 
 @st.composite
@@ -142,9 +142,9 @@ def tap_features(draw: st.DrawFn) -> TapFeatures:
 
 @st.composite
 def payloads(draw: st.DrawFn) -> Payload:
-    picture = some_picture(draw(st.sampled_from([None, 0, 50, 90, 100])))
+    image = some_image(draw(st.sampled_from([None, 0, 50, 90, 100])))
     taps = draw(st.lists(tap_features(), min_size=1, max_size=8))
-    return Payload(draw(st.binary(min_size=16, max_size=16)), picture, tuple(taps))
+    return Payload(draw(st.binary(min_size=16, max_size=16)), image, tuple(taps))
 
 
 def stored_payload() -> Payload:
@@ -164,8 +164,8 @@ def stored_payload() -> Payload:
         TapFeatures((5, 2, 2), none, 2, 1.5, none.astype(np.int8).reshape(0, 2, 2)),
     )
     # The stored stream itself: what another version of the library would write for the same pixels may differ.
-    picture = Picture(RawMessage.read(STORED.read_bytes()).picture, pixels)
-    return Payload(bytes(range(16)), picture, taps)
+    image = EncodedImage(RawMessage.read(STORED.read_bytes()).image, pixels)
+    return Payload(bytes(range(16)), image, taps)
 
 
 @given(st.sampled_from([1, 2, 4, 8, 32]), st.integers(0, 70), st.integers(0, 2**32))
@@ -191,7 +191,7 @@ def test_messages_read_as_documented(payload: Payload) -> None:
     message = encode(payload)
     raw = RawMessage.read(message)
     assert (raw.magic, raw.version, raw.fingerprint) == (b"PFC", 1, payload.fingerprint)
-    assert raw.picture == payload.picture.data
+    assert raw.image == payload.image.data
     assert raw.tap_count == len(payload.taps)
     for entry, tap in zip(raw.taps, payload.taps, strict=True):
         assert (entry.channels, entry.height, entry.width) == tap.shape
@@ -211,7 +211,7 @@ def test_sizes_add_up(payload: Payload) -> None:
     message = encode(payload)
     raw = RawMessage.read(message)
     found = sizes(message)
-    assert found.picture == len(payload.picture.data)
+    assert found.image == len(payload.image.data)
     assert found.features == tuple(len(tap.data) for tap in raw.taps)
     assert found.header == 25 + sum(16 + len(tap.bitmap) for tap in raw.taps) + 4
     assert found.message == len(message)
@@ -227,7 +227,7 @@ def test_sparse_codes_come_near_their_entropy() -> None:
     share = np.array([0.1, 0.2, 0.6, 0.1])
     codes = np.random.default_rng(0).choice(np.arange(-2, 2, dtype=np.int8), (128, 14, 14), p=share)
     tap = TapFeatures(codes.shape, np.arange(128), 2, 1.0, codes)
-    (found,) = sizes(encode(Payload(bytes(16), some_picture(90), (tap,)))).features
+    (found,) = sizes(encode(Payload(bytes(16), some_image(90), (tap,)))).features
     entropy_bytes = -(share * np.log2(share)).sum() * codes.size / 8
     assert found < 1.04 * entropy_bytes
 
@@ -249,13 +249,13 @@ def test_the_documented_example() -> None:
     lines = re.findall(r"^[0-9a-f]0  ((?:[0-9a-f]{2} ?)+)$", text, re.MULTILINE)
     payload = decode(bytes.fromhex(" ".join(lines)))
     assert payload.fingerprint == bytes(range(16))
-    assert (payload.picture.pixels == 128).all()
+    assert (payload.image.pixels == 128).all()
     (tap,) = payload.taps
     assert tap.codes.tolist() == [[[1, -2]]]
     assert tap.values().tolist() == [[[0.0, 0.0]], [[0.5, -1.0]]]
 
 
-def test_pictures_have_the_size_of_network_inputs() -> None:
+def test_images_have_the_size_of_network_inputs() -> None:
     assert SIDE_PX == INPUT_SIZE_PX
 
 

@@ -21,7 +21,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from test_payload_format import STORED, RawMessage, draw_codes, some_picture, with_checksum
+from test_payload_format import STORED, RawMessage, draw_codes, some_image, with_checksum
 
 from torchkit.payload import Payload, PayloadError, TapFeatures, decode, encode
 
@@ -45,7 +45,7 @@ def samples() -> tuple[bytes, ...]:
     floats = [tap((9, 7, 7), 32, 0.5)]
     small = [tap((3, 2, 2), 2, 0.5)]
     payloads = [
-        Payload(bytes(16), some_picture(quality), tuple(taps))
+        Payload(bytes(16), some_image(quality), tuple(taps))
         for quality, taps in ((90, everything), (None, pruned), (0, floats), (50, small))
     ]
     return (STORED.read_bytes(), *map(encode, payloads))
@@ -135,14 +135,14 @@ def damage(data: bytes, rng: random.Random) -> bytes:
 
 
 def damage_a_section(message: bytes, rng: random.Random) -> bytes:
-    """Damage the picture or the features of one tap; the lengths in the header, also the picture's, are made right."""
+    """Damage the image or the features of one tap; the lengths in the header, also the image's, are made right."""
     raw = RawMessage.read(message)
     full = [tap for tap in raw.taps if tap.data]
     tap = rng.choice((None, *full))
     if tap is None:
-        picture = damage(raw.picture, rng)
-        raw.picture = picture[:4] + struct.pack("<I", len(picture) - 8 & 0xFFFFFFFF) + picture[8:]
-        raw.picture_bytes = len(raw.picture)
+        image = damage(raw.image, rng)
+        raw.image = image[:4] + struct.pack("<I", len(image) - 8 & 0xFFFFFFFF) + image[8:]
+        raw.image_bytes = len(raw.image)
     else:
         tap.data = damage(tap.data, rng)
         tap.data_bytes = len(tap.data)
@@ -192,7 +192,7 @@ def test_damaged_messages_are_read_or_refused() -> None:
         tracemalloc.stop()
     print("\n".join(f"{count:7d}  {name}" for name, count in outcomes.most_common()))
     # The messages get past each line of checks; otherwise this test would say little.
-    for part in ("read", "checksum", "bits a value", "bytes follow the", "picture cannot be decoded", "decompressed"):
+    for part in ("read", "checksum", "bits a value", "bytes follow the", "image cannot be decoded", "decompressed"):
         assert any(part in name for name in outcomes), part
 
 

@@ -179,11 +179,11 @@ def test_overlay_draws_every_run_in_the_condition_it_has() -> None:
     assert colours[0][1] == colours[1][0] != colours[0][0]  # a run keeps its colour
 
 
-def test_png_is_a_picture(tmp_path: Path) -> None:
+def test_png_is_a_image(tmp_path: Path) -> None:
     path = save_png(roc_figure({"clear": STEPS}, "lfw"), tmp_path / "out" / "roc.png")
-    picture = cv2.imread(str(path))
-    assert picture is not None
-    assert len(np.unique(picture)) > 10
+    image = cv2.imread(str(path))
+    assert image is not None
+    assert len(np.unique(image)) > 10
 
 
 class Ids(HTMLParser):

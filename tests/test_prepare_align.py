@@ -74,21 +74,21 @@ def test_template_is_symmetric_enough_to_be_a_face() -> None:
     np.testing.assert_allclose(eyes[:, 0].mean(), mouth[:, 0].mean(), atol=1)
 
 
-def test_aligned_picture_stays_as_it_is(picture: np.ndarray) -> None:
-    np.testing.assert_array_equal(align_face(picture, TEMPLATE_PX), picture)
+def test_aligned_image_stays_as_it_is(image: np.ndarray) -> None:
+    np.testing.assert_array_equal(align_face(image, TEMPLATE_PX), image)
 
 
-def test_shifted_picture_comes_back_and_black_fills_the_rest(picture: np.ndarray) -> None:
+def test_shifted_image_comes_back_and_black_fills_the_rest(image: np.ndarray) -> None:
     wide = np.zeros((150, 140, 3), np.uint8)
-    wide[20:132, 10:122] = picture
-    np.testing.assert_array_equal(align_face(wide, TEMPLATE_PX + np.array([10, 20])), picture)
-    cut = picture[:, 30:]
+    wide[20:132, 10:122] = image
+    np.testing.assert_array_equal(align_face(wide, TEMPLATE_PX + np.array([10, 20])), image)
+    cut = image[:, 30:]
     aligned = align_face(cut, TEMPLATE_PX - np.array([30, 0]))
     np.testing.assert_array_equal(aligned[:, 30:], cut)
     assert (aligned[:, :30] == 0).all()
 
 
-def test_points_of_a_turned_large_picture_land_on_the_template() -> None:
+def test_points_of_a_turned_large_image_land_on_the_template() -> None:
     points = move(TEMPLATE_PX, similarity(0.5, 3.0, (250, 60)))
     y, x = np.mgrid[0:600, 0:700]
     large = np.zeros((600, 700, 3), np.uint8)
@@ -107,9 +107,9 @@ def test_points_of_a_turned_large_picture_land_on_the_template() -> None:
         (np.full((5, 2), 40.0), "lie in one place"),
         (np.where(np.eye(5, 2) > 0, np.nan, TEMPLATE_PX), "not finite"),
         (np.where(np.eye(5, 2) > 0, np.inf, TEMPLATE_PX), "not finite"),
-        (TEMPLATE_PX + 200, "all five points lie outside the picture of 112x112"),
+        (TEMPLATE_PX + 200, "all five points lie outside the image of 112x112"),
     ],
 )
-def test_points_that_are_no_face(picture: np.ndarray, points: np.ndarray, message: str) -> None:
+def test_points_that_are_no_face(image: np.ndarray, points: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        align_face(picture, points)
+        align_face(image, points)

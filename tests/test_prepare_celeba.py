@@ -1,4 +1,4 @@
-"""CelebA: a tiny one, in both published forms, to aligned pictures, indices and test pairs; stops and restarts."""
+"""CelebA: a tiny one, in both published forms, to aligned images, indices and test pairs; stops and restarts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COLOURS = np.array([(220, 40, 30), (40, 200, 50), (30, 60, 210), (210, 200, 40),
 """RGB of the discs at the five points, in the template's order."""
 GROUND = (120, 110, 100)
 HEADER = "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y rightmouth_x rightmouth_y"
-# By identity number, partition and pictures: 3 people to train with, 1 to validate, 4 to test.
+# By identity number, partition and images: 3 people to train with, 1 to validate, 4 to test.
 PEOPLE = [(2880, 0, 2), (17, 0, 3), (903, 0, 1), (5, 1, 2), (44, 2, 4), (41, 2, 4), (8000, 2, 4), (42, 2, 4)]
 TOTAL = sum(count for *_, count in PEOPLE)
 
 
 def landmarks_of(number: int, width: int, height: int) -> np.ndarray:
-    """Whole pixels, as published: the template turned, scaled and shifted a little differently for each picture."""
+    """Whole pixels, as published: the template turned, scaled and shifted a little differently for each image."""
     size = min(width, height)
     angle = 0.1 * np.sin(number)
     scale = size / 112 * (0.8 if size > 200 else 0.9)
@@ -143,7 +143,7 @@ def test_run_that_was_stopped_goes_on(root: Path, published: Path, monkeypatch: 
     out = root / "align_crop_112"
     assert sorted(path.name for path in out.iterdir()) == [*contents(out), celeba.STAMP_NAME]
     assert len(contents(out)) == 9
-    assert not (root / "Anno" / "celebA_train.txt").exists(), "an index means that its pictures are there"
+    assert not (root / "Anno" / "celebA_train.txt").exists(), "an index means that its images are there"
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     again: list[int] = []
     monkeypatch.setattr(celeba, "align_face", lambda *arguments: again.append(1) or real(*arguments))
@@ -154,7 +154,7 @@ def test_run_that_was_stopped_goes_on(root: Path, published: Path, monkeypatch: 
     assert contents(root / "Anno") == contents(whole / "Anno")
 
 
-def test_pictures_that_a_crash_damaged_are_made_anew(
+def test_images_that_a_crash_damaged_are_made_anew(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare(root)
@@ -187,13 +187,13 @@ def test_error_in_a_process_names_the_line(root: Path, monkeypatch: pytest.Monke
     assert not (root / "align_crop_112" / celeba.PARTIAL_NAME).exists()
 
 
-def test_pictures_of_two_sources_are_never_mixed(root: Path) -> None:
+def test_images_of_two_sources_are_never_mixed(root: Path) -> None:
     prepare(root)
-    with pytest.raises(ValueError, match="holds pictures of another source"):
+    with pytest.raises(ValueError, match="holds images of another source"):
         prepare(root, IN_THE_WILD)
     landmarks = root / "Anno" / ALIGNED.landmarks
     landmarks.write_text(landmarks.read_text().replace("000001.jpg   ", "000001.jpg  1"))
-    with pytest.raises(ValueError, match="holds pictures of another source"):
+    with pytest.raises(ValueError, match="holds images of another source"):
         prepare(root)
 
 
@@ -217,9 +217,9 @@ def test_png_edition_is_found(root: Path) -> None:
 
 def kaggle(root: Path) -> None:
     """Turn the project page's files into those of Kaggle's copy: one folder in another, lists with commas."""
-    (root / "Img/img_align_celeba").rename(root / "pictures")
+    (root / "Img/img_align_celeba").rename(root / "images")
     (root / "img_align_celeba").mkdir()
-    (root / "pictures").rename(root / "img_align_celeba/img_align_celeba")
+    (root / "images").rename(root / "img_align_celeba/img_align_celeba")
     points = (root / "Anno/list_landmarks_align_celeba.txt").read_text().split("\n")[1:]
     header = "image_id," + ",".join(points[0].split())
     lines = [header, *(",".join(line.split()) for line in points[1:])]
@@ -284,19 +284,19 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no identities": (lambda root: (root / "Anno/identity_CelebA.txt").unlink(), "identity_CelebA.txt or .*csv in"),
     "no landmarks": (lambda root: (root / ALIGNED_NAME).unlink(), "list_landmarks_align_celeba.txt or .*csv in"),
-    "no pictures": (lambda root: shutil.rmtree(root / "Img/img_align_celeba"), "looked for .*img_align_celeba"),
-    "picture is missing": (
+    "no images": (lambda root: shutil.rmtree(root / "Img/img_align_celeba"), "looked for .*img_align_celeba"),
+    "image is missing": (
         lambda root: (root / "Img/img_align_celeba/000007.jpg").unlink(),
         r"list_eval_partition\.txt, line 7: 000007\.jpg is not in .*img_align_celeba",
     ),
     "no identity": (edit("Anno/identity_CelebA.txt", "000002.jpg", "100002.jpg"), r"line 2: .*identity_CelebA\.txt"),
-    "landmarks cut off": (edit(ALIGNED_NAME, str(TOTAL), "202599"), f"line 1: promises 202599 pictures, {TOTAL} "),
+    "landmarks cut off": (edit(ALIGNED_NAME, str(TOTAL), "202599"), f"line 1: promises 202599 images, {TOTAL} "),
     "no landmarks of one": (edit(ALIGNED_NAME, "000009.jpg", "100009.jpg"), r"has no line for 000009\.jpg"),
     "unknown partition": (
         edit("Eval/list_eval_partition.txt", "000001.jpg 0", "000001.jpg 3"),
         "line 1: .*3, expected",
     ),
-    "picture twice": (edit("Eval/list_eval_partition.txt", "000002.jpg", "000001.jpg"), "line 2: .* stands in line 1"),
+    "image twice": (edit("Eval/list_eval_partition.txt", "000002.jpg", "000001.jpg"), "line 2: .* stands in line 1"),
     "way out": (edit("Eval/list_eval_partition.txt", "000002.jpg", "../x.jpg"), "line 2: .*may lead out"),
 }
 
@@ -313,7 +313,7 @@ def test_lists_that_do_not_fit_end_it_before_any_work(root: Path, mistake: str) 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("000006.jpg", b"no picture", r"line 6: .*000006\.jpg cannot be decoded"),
+        ("000006.jpg", b"no image", r"line 6: .*000006\.jpg cannot be decoded"),
         (
             "000006.jpg",
             cv2.imencode(".jpg", np.zeros((300, 200, 3), np.uint8))[1].tobytes(),
@@ -332,12 +332,12 @@ def test_damaged_source_is_named_and_mending_it_is_enough(root: Path, name: str,
     assert len(contents(root / "align_crop_112")) == TOTAL
 
 
-def test_face_outside_its_picture_is_named(root: Path) -> None:
+def test_face_outside_its_image_is_named(root: Path) -> None:
     landmarks = root / "Anno" / ALIGNED.landmarks
     lines = landmarks.read_text().splitlines()
     lines[4] = "000003.jpg 900 10 930 10 915 30 905 50 925 50"
     landmarks.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=r"line 3: 000003\.jpg: all five points lie outside the picture of 178x218"):
+    with pytest.raises(ValueError, match=r"line 3: 000003\.jpg: all five points lie outside the image of 178x218"):
         prepare(root)
 
 
@@ -349,6 +349,6 @@ def test_too_many_test_pairs_are_told_before_any_work(root: Path) -> None:
 
 def test_command_line_uses_the_folders_of_train_yaml(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(parse_arguments(["celeba", "--root", str(root), "--in-the-wild", "--pairs", "0", "--jobs", "1"]))
-    assert f"{root}/Anno/celebA_train.txt (6 pictures of 3 people)" in capsys.readouterr().out
+    assert f"{root}/Anno/celebA_train.txt (6 images of 3 people)" in capsys.readouterr().out
     assert len(contents(root / "align_crop_112")) == TOTAL
     assert not (root / "Anno/celebA_test_pairs.txt").exists()

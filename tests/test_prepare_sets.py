@@ -32,13 +32,13 @@ def write_png(path: Path, image: np.ndarray) -> None:
     assert cv2.imwrite(str(path), image[..., ::-1])
 
 
-PEOPLE, PICTURES = 9, 4
+PEOPLE, IMAGES = 9, 4
 
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
     for person in range(PEOPLE):
-        for number in range(PICTURES):
+        for number in range(IMAGES):
             write_png(tmp_path / "faces" / f"person {person}" / f"{number}.png", face(100 * person + number))
     return tmp_path / "faces"
 
@@ -54,9 +54,9 @@ def test_folder_becomes_an_index(people: Path, tmp_path: Path, capsys: pytest.Ca
     (people / ".hidden").mkdir()
     prepare_folder(people, "mine", tmp_path / "index", tmp_path / "sets")
     index = read_index(tmp_path / "index", people, "mine")
-    paths = [f"person {person}/{number}.png" for person in range(PEOPLE) for number in range(PICTURES)]
+    paths = [f"person {person}/{number}.png" for person in range(PEOPLE) for number in range(IMAGES)]
     assert list(index.paths) == paths
-    assert index.labels.tolist() == np.repeat(np.arange(PEOPLE), PICTURES).tolist()
+    assert index.labels.tolist() == np.repeat(np.arange(PEOPLE), IMAGES).tolist()
     assert "ignored: 5 files and folders" in capsys.readouterr().out
     assert not (tmp_path / "sets").exists()
 
@@ -64,7 +64,7 @@ def test_folder_becomes_an_index(people: Path, tmp_path: Path, capsys: pytest.Ca
 def test_held_out_people_are_in_the_set_and_not_in_the_index(people: Path, tmp_path: Path) -> None:
     prepare_folder(people, "mine", tmp_path / "index", tmp_path / "sets", holdout=3, pairs=20, seed=5)
     index = read_index(tmp_path / "index", people, "mine")
-    assert index.num_classes == PEOPLE - 3 and len(index) == (PEOPLE - 3) * PICTURES
+    assert index.num_classes == PEOPLE - 3 and len(index) == (PEOPLE - 3) * IMAGES
     trained = {path.split("/")[0] for path in index.paths}
     lines = [line.split("\t") for line in (tmp_path / "index" / "mine_pairs.txt").read_text().splitlines()]
     held_out = {path.split("/")[0] for line in lines for path in line[:2]}
@@ -122,7 +122,7 @@ def test_folder_on_the_command_line(people: Path, tmp_path: Path, capsys: pytest
     base = ["folder", "--root", str(people), "--name", "mine", "--out", str(tmp_path / "sets")]
     main(parse_arguments([*base, "--holdout", "2", "--pairs", "20", "--jobs", "1"]))
     out = capsys.readouterr().out
-    assert f"index: {tmp_path / 'mine.txt'} (28 pictures of 7 people)" in out and "(20 pairs of 2 people)" in out
+    assert f"index: {tmp_path / 'mine.txt'} (28 images of 7 people)" in out and "(20 pairs of 2 people)" in out
     with pytest.raises(ValueError, match="--pairs 20 needs --holdout N"):
         main(parse_arguments([*base, "--pairs", "20"]))
 
@@ -175,7 +175,7 @@ def test_other_file_than_a_bin(tmp_path: Path, name: str, message: str) -> None:
 
 @pytest.fixture
 def index_file(people: Path) -> Path:
-    lines = [f"person {person}/{number}.png {person}" for person in range(3) for number in range(PICTURES)]
+    lines = [f"person {person}/{number}.png {person}" for person in range(3) for number in range(IMAGES)]
     (people / "train.txt").write_text("\n".join(lines) + "\n")
     return people / "train.txt"
 
@@ -189,7 +189,7 @@ def change_line(number: int, text: str) -> Callable[[Path], None]:
     return change
 
 
-def copy_picture(source: str, target: str) -> Callable[[Path], object]:
+def copy_image(source: str, target: str) -> Callable[[Path], object]:
     return lambda file: (file.parent / target).write_bytes((file.parent / source).read_bytes())
 
 
@@ -203,9 +203,9 @@ INDEX_MISTAKES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "empty": (lambda file: write_empty(file.parent / "person 1/2.png"), ["line 7: .*is empty"]),
     "torn": (lambda file: os.truncate(file.parent / "person 1/2.png", 100), ["line 7: .*is cut off after 100 bytes"]),
     "size": (lambda file: write_png(file.parent / "person 2/0.png", face(1)[:50]), ["line 9: .*is 112x50"]),
-    "one picture, two people": (
-        copy_picture("person 0/1.png", "person 2/3.png"),
-        ["line 12: person 2/3.png is the same picture as person 0/1.png in line 2, with the label 2 and not 0"],
+    "one image, two people": (
+        copy_image("person 0/1.png", "person 2/3.png"),
+        ["line 12: person 2/3.png is the same image as person 0/1.png in line 2, with the label 2 and not 0"],
     ),
     "one person": (lambda file: file.write_text("person 0/0.png 0\nperson 0/1.png 0\n"), ["show one person"]),
     "empty index": (lambda file: file.write_text(""), ["is empty"]),
@@ -237,14 +237,14 @@ def check(found: Findings, messages: list[str]) -> None:
 
 
 def test_what_may_be_meant_is_a_note(index_file: Path) -> None:
-    copy_picture("person 0/1.png", "person 0/2.png")(index_file)
+    copy_image("person 0/1.png", "person 0/2.png")(index_file)
     with index_file.open("a") as file:
         file.write("person 3/0.png 3\n")
     found = Findings()
     verify_index(index_file, index_file.parent, found)
     assert not found.problems and len(found.notes) == 2
-    assert "1 people have one picture only" in found.notes[0]
-    assert "line 3: person 0/2.png is the same picture as person 0/1.png in line 2" in found.notes[1]
+    assert "1 people have one image only" in found.notes[0]
+    assert "line 3: person 0/2.png is the same image as person 0/1.png in line 2" in found.notes[1]
 
 
 IMAGES = np.stack([face(seed).transpose(2, 0, 1) for seed in range(40)])
@@ -278,11 +278,11 @@ SETS: dict[str, tuple[np.ndarray, np.ndarray, list[str], list[str]]] = {
     "contradiction": (
         rows_with({6: 1, 7: 0}),
         SAME,
-        ["pairs 0 and 3 are the same pictures, called two people once"],
+        ["pairs 0 and 3 are the same images, called two people once"],
         [],
     ),
-    "itself as two": (rows_with({3: 2}), SAME, ["pair 1 is one picture twice, called two people"], []),
-    "itself as one": (rows_with({1: 0}), SAME, [], ["pair 0 is one picture twice, called one person"]),
+    "itself as two": (rows_with({3: 2}), SAME, ["pair 1 is one image twice, called two people"], []),
+    "itself as one": (rows_with({1: 0}), SAME, [], ["pair 0 is one image twice, called one person"]),
 }
 
 
@@ -296,7 +296,7 @@ def test_verify_finds_what_is_wrong_with_a_set(tmp_path: Path, case: str) -> Non
     check(Findings(found.notes), notes)
 
 
-def test_verify_tells_every_wrong_picture_of_every_form(tmp_path: Path) -> None:
+def test_verify_tells_every_wrong_image_of_every_form(tmp_path: Path) -> None:
     good = [cv2.imencode(".png", face(seed))[1].tobytes() for seed in range(4)]
     (tmp_path / "bin.bin").write_bytes(pickle.dumps((["x", good[0], b"", good[1]], [True])))
     floats = np.zeros((4, 3, 112, 112), np.float32)
@@ -321,15 +321,15 @@ def test_verify_tells_every_wrong_picture_of_every_form(tmp_path: Path) -> None:
         check(found, messages)
 
 
-def test_verify_finds_training_pictures_in_a_set(index_file: Path, tmp_path: Path) -> None:
+def test_verify_finds_training_images_in_a_set(index_file: Path, tmp_path: Path) -> None:
     images = np.concatenate(
         [IMAGES[:39], cv2.imread(str(index_file.parent / "person 1/2.png"))[None, ..., ::-1].transpose(0, 3, 1, 2)]
     )
     write_validation_set(tmp_path, "s", images, SAME)
     found = Findings()
     verify_set(tmp_path, "s", found, verify_index(index_file, index_file.parent, found))
-    # Picture 0 to 3 of IMAGES have the seeds of person 0.
-    check(found, [f"the picture of row {row} is in the index too" for row in (0, 1, 2, 3, 39)])
+    # Image 0 to 3 of IMAGES have the seeds of person 0.
+    check(found, [f"the image of row {row} is in the index too" for row in (0, 1, 2, 3, 39)])
 
 
 def run_verify(*arguments: object) -> int:

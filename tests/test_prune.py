@@ -24,14 +24,14 @@ def loss_of(a: Tensor) -> Tensor:
 
 
 def naive_importance(x: Tensor) -> np.ndarray:
-    """(C,): mean over pictures of |sum over places of a * dL/da| (Molchanov et al., 2019, equation 8)."""
+    """(C,): mean over images of |sum over places of a * dL/da| (Molchanov et al., 2019, equation 8)."""
     a = x.clone().requires_grad_()
     loss_of(a).backward()
     assert a.grad is not None
     total = np.zeros(x.shape[1])
-    for picture, gradient in zip(x.numpy(), a.grad.numpy(), strict=True):
+    for image, gradient in zip(x.numpy(), a.grad.numpy(), strict=True):
         for channel in range(x.shape[1]):
-            total[channel] += abs(float((picture[channel] * gradient[channel]).sum()))
+            total[channel] += abs(float((image[channel] * gradient[channel]).sum()))
     return total / len(x)
 
 
@@ -39,7 +39,7 @@ def naive_importance(x: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("value_share", [0.0, 0.5])
-def test_importance_is_the_mean_change_of_a_pictures_loss(value_share: float) -> None:
+def test_importance_is_the_mean_change_of_a_images_loss(value_share: float) -> None:
     pruner = Pruner(8, 0.5, value_share).train()
     expected = np.zeros(8)
     for seed in range(3):
@@ -50,8 +50,8 @@ def test_importance_is_the_mean_change_of_a_pictures_loss(value_share: float) ->
     assert expected.min() > 0
 
 
-def test_importance_looks_at_each_picture_by_itself() -> None:
-    """Two pictures whose changes cancel are both important."""
+def test_importance_looks_at_each_image_by_itself() -> None:
+    """Two images whose changes cancel are both important."""
     x = features()[:1].repeat(2, 1, 1, 1)
     pruner = Pruner(8, 0.5, 0).train()
     out = pruner(x)

@@ -91,7 +91,7 @@ def test_gradients_are_the_equations(bits: int) -> None:
     np.testing.assert_allclose(x.grad.flatten().numpy(), wanted_x, rtol=1e-6)
     assert 0 < sum(of_v for of_v, _ in pairs) < x.numel(), "inside and outside of the range must occur"
 
-    # Section 2.2: the step's gradient is scaled by 1 / sqrt(features of a picture * Qp). It reaches the logarithm
+    # Section 2.2: the step's gradient is scaled by 1 / sqrt(features of an image * Qp). It reaches the logarithm
     # by the chain rule: d step / d log step = step.
     scale = 1 / math.sqrt(4 * 5 * 2 * code_range(bits)[1])
     wanted_step = scale * sum(g * of_step for g, (_, of_step) in zip(upstream.flatten().tolist(), pairs, strict=True))

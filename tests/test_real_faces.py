@@ -74,7 +74,7 @@ def system() -> ProFaceC:
 def test_bf16_validation_decides_at_most_one_pair_in_a_thousand_otherwise(
     faces: ValidationSet, system: ProFaceC
 ) -> None:
-    """Clear faces, at float32's thresholds. Obfuscated pictures alone are near chance: any change moves thresholds."""
+    """Clear faces, at float32's thresholds. Obfuscated images alone are near chance: any change moves thresholds."""
     clear, cpu = Condition("clear", None), torch.device("cpu")
     exact, mixed = (
         embed(system, faces, ("gaussian",), cpu, 64, 0, seed=1, amp=amp)[clear] for amp in (None, torch.bfloat16)

@@ -211,7 +211,7 @@ def naive_flat(row: Row) -> dict[str, Any]:
         "images": row.images,
         "pairs": row.pairs,
         "payload_bytes": row.payload_bytes,
-        "payload_picture_bytes": row.payload_picture_bytes,
+        "payload_image_bytes": row.payload_image_bytes,
         "payload_feature_bytes": row.payload_feature_bytes,
         "tar_at_far_missing": result.tar_at_far_missing,
         "accuracy_interval": list(intervals.accuracy) if intervals else None,

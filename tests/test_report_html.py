@@ -118,8 +118,8 @@ def page(text: str) -> Element:
 
 
 def test_nothing_is_fetched_and_nothing_runs(text: str, page: Element) -> None:
-    without_pictures = re.sub(r"data:image/png;base64,[^\"]*", "", text)
-    assert not re.search(r"https?:|//[a-z]|@import|<script|<link|<iframe|\son\w+=", without_pictures)
+    without_images = re.sub(r"data:image/png;base64,[^\"]*", "", text)
+    assert not re.search(r"https?:|//[a-z]|@import|<script|<link|<iframe|\son\w+=", without_images)
     used = re.findall(r"url\(([^)]*)\)", text)
     assert all(reference.startswith("#") for reference in used)
     for tag in ("img", "use", "a"):
@@ -131,7 +131,7 @@ def test_nothing_is_fetched_and_nothing_runs(text: str, page: Element) -> None:
     assert str(policy.attributes["content"]).startswith("default-src 'none'; img-src data:;")
 
 
-def test_pictures_decode_and_are_described(page: Element) -> None:
+def test_images_decode_and_are_described(page: Element) -> None:
     images = page.all("img")
     assert len(images) == 2 * (1 + 4 + 2)  # a face: clear, four of gaussian, two of hybrid, which has no shuffle here
     for image in images:
@@ -144,7 +144,7 @@ def test_pictures_decode_and_are_described(page: Element) -> None:
     assert all(svg.attributes["aria-label"] for svg in page.all("svg"))
 
 
-def test_pictures_keep_their_colours() -> None:
+def test_images_keep_their_colours() -> None:
     red_then_blue = np.zeros((2, 2, 3), np.uint8)
     red_then_blue[0, :, 0] = red_then_blue[1, :, 2] = 255
     uri = data_uri(red_then_blue)
@@ -200,7 +200,7 @@ def test_summary_equals_the_rows(page: Element) -> None:
                 assert shown(cell) == [(rate, f"{100 * rate:.2f}") for rate in rates]
             share = recovery({name: row for name, row in found.items() if row})
             assert shown(cells[-1]) == ([] if share is None else [(share, per_cent(share, 1))])
-    assert "published for clear pictures: 99.82" in summaries[0].text
+    assert "published for clear images: 99.82" in summaries[0].text
     assert "published" not in summaries[1].text
 
 

@@ -28,8 +28,8 @@ SHAPES = [(64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7)]  # of a MobileF
 
 
 @pytest.fixture
-def images(make_picture: Callable[[int], np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack([make_picture(seed).transpose(2, 0, 1) for seed in (0, 1)]))
+def images(make_image: Callable[[int], np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack([make_image(seed).transpose(2, 0, 1) for seed in (0, 1)]))
 
 
 @pytest.fixture
@@ -61,17 +61,17 @@ def test_red_reaches_the_network_where_it_expects_red(order: str, red: int, comp
     recogniser = Recogniser("mobilefacenet", order)
     recorder = Recorder()
     recogniser.backbone.conv1.conv = recorder
-    picture = torch.zeros(2, 3, 112, 112, dtype=torch.uint8)
-    picture[:, 0] = 255
+    image = torch.zeros(2, 3, 112, 112, dtype=torch.uint8)
+    image[:, 0] = 255
     with torch.no_grad():
         if compensated:
-            CompensatedServer(recogniser)(picture, random_features())
+            CompensatedServer(recogniser)(image, random_features())
         else:
-            recogniser(picture)
+            recogniser(image)
     expected = torch.full((2, 3, 112, 112), -1.0)
     expected[:, red] = 1
     assert torch.equal(recorder.seen, expected)
-    assert torch.equal(recogniser.prepare(picture), expected)
+    assert torch.equal(recogniser.prepare(image), expected)
 
 
 def test_prepare_maps_grey_levels_to_minus_one_to_one() -> None:
@@ -80,7 +80,7 @@ def test_prepare_maps_grey_levels_to_minus_one_to_one() -> None:
     np.testing.assert_allclose(found.numpy(), np.arange(256) / 127.5 - 1, atol=1e-7)
 
 
-def test_prepare_leaves_the_picture_as_it_is(images: Tensor) -> None:
+def test_prepare_leaves_the_image_as_it_is(images: Tensor) -> None:
     before = images.clone()
     for order in ("rgb", "bgr"):
         Recogniser("mobilefacenet", order).prepare(images)
@@ -132,7 +132,7 @@ def test_embedding_repeats_and_has_unit_length(images: Tensor) -> None:
     assert first.shape == (2, recogniser.embedding_size) == (2, 512)
 
 
-def test_one_picture_at_a_time_gives_the_same(images: Tensor) -> None:
+def test_one_image_at_a_time_gives_the_same(images: Tensor) -> None:
     recogniser = Recogniser("mobilefacenet")
     single = torch.cat([recogniser(images[:1]), recogniser(images[1:])])
     torch.testing.assert_close(recogniser(images), single, rtol=0, atol=1e-6)
@@ -193,7 +193,7 @@ def test_server_is_the_backbone_with_each_map_compensated(server: CompensatedSer
             x = s + 1 / (1 + torch.exp(-s)) * a * server.compensation.weights[tap]
             expected_maps.append(x)
         embedding = backbone.output_layer(x)
-        maps, found = server.trace(images, features)
+        maps, found = server.forward_intermediates(images, features)
         assert torch.equal(server(images, features), F.normalize(found))
     for one, other in zip(maps, expected_maps, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
@@ -209,15 +209,15 @@ def test_no_features_leave_the_plain_recogniser(server: CompensatedServer, image
 
 def test_recogniser_traces_the_maps_that_are_compensated(server: CompensatedServer, images: Tensor) -> None:
     with torch.no_grad():
-        maps, embedding = server.recogniser.trace(images)
+        maps, embedding = server.recogniser.forward_intermediates(images)
         zero = [torch.zeros_like(feature) for feature in random_features()]
-        same_maps, _ = server.trace(images, zero)
+        same_maps, _ = server.forward_intermediates(images, zero)
     assert [tuple(m.shape[1:]) for m in maps] == SHAPES
     assert all(torch.equal(a, b) for a, b in zip(maps, same_maps, strict=True))
     assert torch.equal(F.normalize(embedding), server.recogniser(images))
 
 
-def test_features_of_one_picture_do_not_reach_the_other(server: CompensatedServer, images: Tensor) -> None:
+def test_features_of_one_image_do_not_reach_the_other(server: CompensatedServer, images: Tensor) -> None:
     features, others = random_features(), random_features()
     mixed = [torch.cat([f[:1], o[1:]]) for f, o in zip(features, others, strict=True)]
     with torch.no_grad():

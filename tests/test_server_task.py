@@ -38,7 +38,7 @@ def experiment(tmp_path: Path, tiny_set: TinySet) -> Path:
     """A YAML file with paths relative to itself: 2 epochs of 2 steps on the tiny set."""
     values = {
         "TASK": "server", "BACKBONE_NAME": "MobileFaceNet",
-        "DATA_ROOT": "pictures", "INDEX_ROOT": "index", "DATASETS": [{"name": tiny_set.name, "batch_size": 6}],
+        "DATA_ROOT": "images", "INDEX_ROOT": "index", "DATASETS": [{"name": tiny_set.name, "batch_size": 6}],
         "MODEL_ROOT": "out", "LOG_ROOT": "out/tensorboard", "LOGS": "out", "NUM_WORKERS": 0, "NUM_EPOCH": 2,
         "OPTIMIZER": "adamw", "SCHEDULE": "cosine", "LRS": [0.001, 0.0001],
     }  # fmt: skip
@@ -54,16 +54,16 @@ def digest(path: Path) -> str:
 # Data
 
 
-def test_samples_are_the_pictures_half_of_them_mirrored(tiny_set: TinySet) -> None:
+def test_samples_are_the_images_half_of_them_mirrored(tiny_set: TinySet) -> None:
     index = read_index(tiny_set.index_root, tiny_set.data_root, tiny_set.name)
     data = RecognitionSet([index], seed=3)
     mirrored = []
     for draw in range(60):
         position = draw % len(index)
         sample = data[SampleKey(0, 0, draw, position)]
-        picture = index.read(position).transpose(2, 0, 1)
-        turned = np.array_equal(sample.clear.numpy(), picture[:, :, ::-1])
-        assert turned or np.array_equal(sample.clear.numpy(), picture)
+        image = index.read(position).transpose(2, 0, 1)
+        turned = np.array_equal(sample.clear.numpy(), image[:, :, ::-1])
+        assert turned or np.array_equal(sample.clear.numpy(), image)
         assert (sample.clear.dtype, int(sample.label)) == (torch.uint8, position // 4)
         mirrored.append(turned)
     assert 18 < sum(mirrored) < 42
@@ -233,7 +233,7 @@ def test_client_keys_are_not_required_but_named_when_set(experiment: Path, capsy
     [
         ("BACKBONE_NAME=dlib_resnet", "BACKBONE_NAME = dlib_resnet with TASK: server"),
         ("EMBEDDING_SIZE=128", "EMBEDDING_SIZE = 128, but a server called mobilefacenet has embeddings of 512"),
-        ("DATASETS.0.batch_size=13", "but the set has only 12 pictures"),
+        ("DATASETS.0.batch_size=13", "but the set has only 12 images"),
         ("ACCUMULATE=3", "ACCUMULATE = 3, but an epoch has 2 batches"),
         ("BACKBONE_RESUME=nowhere.pth", "nowhere.pth"),
         ("TASK=teacher", "TASK = 'teacher': input should be 'client' or 'server'"),
@@ -276,7 +276,7 @@ def plain_loop(task: ServerTask, data: ValidationSet) -> np.ndarray:
     return F.normalize(torch.cat(rows)).numpy()
 
 
-def test_embeddings_of_clear_pictures_are_those_of_a_plain_loop(experiment: Path, tiny_pairs: ValidationSet) -> None:
+def test_embeddings_of_clear_images_are_those_of_a_plain_loop(experiment: Path, tiny_pairs: ValidationSet) -> None:
     task = ServerTask(load_config(experiment))
     expected = plain_loop(task, tiny_pairs)
     for batch_size in (4, 64):

@@ -58,9 +58,9 @@ def contents(recogniser: Recogniser, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def pair(make_picture: Callable[[int], np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Two pictures, and two others in the place of obfuscated ones."""
-    images = torch.from_numpy(np.stack([make_picture(seed).transpose(2, 0, 1) for seed in range(4)]))
+def pair(make_image: Callable[[int], np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Two images, and two others in the place of obfuscated ones."""
+    images = torch.from_numpy(np.stack([make_image(seed).transpose(2, 0, 1) for seed in range(4)]))
     return images[:2], images[2:]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchkit.data.training_set import picture_digest
+from torchkit.data.training_set import image_digest
 from torchkit.server import Recogniser
 from torchkit.task.teacher import EmbeddingStore, Teacher
 
@@ -21,11 +21,11 @@ def recogniser() -> Recogniser:
 
 
 @pytest.fixture
-def batch(make_picture: Callable[[int], np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Three pictures, and the digests of each and its mirror image."""
-    pictures = [make_picture(seed) for seed in range(3)]
-    digests = [np.stack([picture_digest(p), picture_digest(p[:, ::-1])]) for p in pictures]
-    images = torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
+def batch(make_image: Callable[[int], np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Three images, and the digests of each and its mirror image."""
+    faces = [make_image(seed) for seed in range(3)]
+    digests = [np.stack([image_digest(p), image_digest(p[:, ::-1])]) for p in faces]
+    images = torch.from_numpy(np.stack(faces).transpose(0, 3, 1, 2).copy())
     return images, torch.from_numpy(np.stack(digests))
 
 

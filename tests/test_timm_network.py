@@ -148,7 +148,7 @@ def test_client_has_no_output_layer_and_features_of_the_servers_channels() -> No
     assert client.feature_shapes == [(64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 4, 4)]
 
 
-def test_stem_of_several_branches_cannot_take_both_pictures() -> None:
+def test_stem_of_several_branches_cannot_take_both_images() -> None:
     with pytest.raises(ValueError, match=r"timm/repvgg_a0 does not run on .* 6 channels .* CLIENT\.INPUT: residual"):
         client_of("repvgg_a0", "both")
 
@@ -171,7 +171,7 @@ def test_onnx_gives_the_clients_features(tmp_path: Path) -> None:
 def experiment(tmp_path: Path, tiny_set: TinySet) -> Path:
     torch.save(get_model("mobilefacenet").state_dict(), tmp_path / "server.pth")
     values = {
-        "DATA_ROOT": "pictures", "INDEX_ROOT": "index", "DATASETS": [{"name": tiny_set.name, "batch_size": 4}],
+        "DATA_ROOT": "images", "INDEX_ROOT": "index", "DATASETS": [{"name": tiny_set.name, "batch_size": 4}],
         "MODEL_ROOT": "out", "LOG_ROOT": "out/tensorboard", "LOGS": "out", "NUM_WORKERS": 0, "NUM_EPOCH": 1,
         "OPTIMIZER": "adamw", "SCHEDULE": "cosine", "LRS": [0.001], "SHUFFLE": {"SEED": 7},
         "CLIENT": {"INTERFACE": "random"}, "BACKBONE_NAME": "timm/mobilenetv4_conv_small_050",
@@ -252,7 +252,7 @@ def test_network_with_other_strides_is_refused() -> None:
 
 
 def test_network_that_needs_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"timm/coatnet_pico_rw_224 does not run on a picture of 112x112 pixels"):
+    with pytest.raises(ValueError, match=r"timm/coatnet_pico_rw_224 does not run on an image of 112x112 pixels"):
         get_model("timm/coatnet_pico_rw_224")
 
 

@@ -38,7 +38,7 @@ TORCHRUN = [
 ]  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 PATIENCE_SECONDS = 400
-IDENTITIES, PICTURES = 3, 4
+IDENTITIES, IMAGES = 3, 4
 COMPRESSED = {
     "OPTIMIZER": "sgd", "LRS": [0.01, 0.001], "ACCUMULATE": 2, "CLIP_NORM": 20, "HEAD_NAME": "CurricularFace",
     "QUANTIZE": {"BITS": [8, 4, 2, 1], "START_EPOCH": 0.5, "RAMP_EPOCHS": 1},
@@ -54,7 +54,7 @@ def tiny_is_known() -> Iterator[None]:
 
 
 def write_experiment(home: Path, tiny: bool, **more: Any) -> Path:
-    """A YAML file with paths relative to itself: 2 epochs on two branches, 6 pictures a batch.
+    """A YAML file with paths relative to itself: 2 epochs on two branches, 6 images a batch.
 
     With `tiny` its networks are those of tests/together.py, which train.py does not know.
     """
@@ -64,15 +64,15 @@ def write_experiment(home: Path, tiny: bool, **more: Any) -> Path:
     (home / "index").mkdir()
     lines = []
     for identity in range(IDENTITIES):
-        (home / "pictures" / str(identity)).mkdir(parents=True)
-        for number in range(PICTURES):
+        (home / "images" / str(identity)).mkdir(parents=True)
+        for number in range(IMAGES):
             name = f"{identity}/{number}.jpg"
-            write_jpeg(home / "pictures" / name, draw_face(identity * PICTURES + number))
+            write_jpeg(home / "images" / name, draw_face(identity * IMAGES + number))
             lines.append(f"{name} {identity}\n")
     (home / "index" / "all.txt").write_text("".join(lines))
-    (home / "index" / "two.txt").write_text("".join(lines[: 2 * PICTURES]))
+    (home / "index" / "two.txt").write_text("".join(lines[: 2 * IMAGES]))
     values = {
-        "DATA_ROOT": "pictures", "INDEX_ROOT": "index", "MODEL_ROOT": "out", "LOG_ROOT": "logs", "LOGS": "logs",
+        "DATA_ROOT": "images", "INDEX_ROOT": "index", "MODEL_ROOT": "out", "LOG_ROOT": "logs", "LOGS": "logs",
         "DATASETS": [
             {"name": "all", "batch_size": 4},
             {"name": "two", "batch_size": 2, "scale": 32, "margin": 0.1, "weight": 0.5},
@@ -267,12 +267,12 @@ def process_of_rank(parent: int, rank: int) -> int:
 
 def test_an_error_of_one_process_is_told_once_with_its_rank(experiment: Path) -> None:
     for name in ("0", "1", "2"):  # of every identity, so that whoever draws one names it
-        (experiment.parent / "pictures" / name / "0.jpg").write_bytes(b"not a picture")
+        (experiment.parent / "images" / name / "0.jpg").write_bytes(b"not an image")
     done = torchrun(ROOT / "train.py", "--config", experiment)
     assert done.returncode != 0
     said = own_lines(done)
-    assert 1 <= len(said) <= 2, done.stderr  # both may meet a picture in the same step, each another
-    assert all("rank " in line and "cannot be decoded as a picture" in line for line in said)
+    assert 1 <= len(said) <= 2, done.stderr  # both may meet an image in the same step, each another
+    assert all("rank " in line and "cannot be decoded as an image" in line for line in said)
 
 
 def test_validation_gives_the_figures_of_one_process(
@@ -344,8 +344,8 @@ def test_an_error_of_all_processes_is_told_once(capsys: pytest.CaptureFixture[st
 
 
 def test_errors_of_some_processes_are_told_with_their_ranks(capsys: pytest.CaptureFixture[str]) -> None:
-    said = tell(["one picture", "another"], 0.2, capsys)
-    assert sorted(said.splitlines()) == ["error: rank 0 of 2: one picture", "error: rank 1 of 2: another"]
+    said = tell(["one image", "another"], 0.2, capsys)
+    assert sorted(said.splitlines()) == ["error: rank 0 of 2: one image", "error: rank 1 of 2: another"]
 
 
 def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def experiment(tmp_path: Path, tiny_set: TinySet) -> Path:
     """A YAML file with paths relative to itself: 3 epochs of 3 steps on the tiny set."""
     torch.save(get_model("mobilefacenet").state_dict(), tmp_path / "server.pth")
     values = {
-        "DATA_ROOT": "pictures",
+        "DATA_ROOT": "images",
         "INDEX_ROOT": "index",
         "DATASETS": [{"name": tiny_set.name, "batch_size": 4}],
         "MODEL_ROOT": "out",
@@ -240,7 +240,7 @@ def test_new_key_replaces_that_of_the_client_it_starts_from(experiment: Path) ->
 def test_compression_can_start_from_a_client_without(experiment: Path) -> None:
     TrainTask(load_config(experiment, ["NUM_EPOCH=1", f"MODEL_ROOT={experiment.parent / 'plain'}"])).run()
     plain = experiment.parent / "plain" / "client.pth"
-    overrides = [f"BACKBONE_RESUME={plain}", "QUANTIZE.BITS=4", "PRUNE.CHANNELS=0.5", "CLIENT.PICTURE_QUALITY=90"]
+    overrides = [f"BACKBONE_RESUME={plain}", "QUANTIZE.BITS=4", "PRUNE.CHANNELS=0.5", "CLIENT.IMAGE_QUALITY=90"]
     task = TrainTask(load_config(experiment, overrides))
     own = task.system.client.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in load_client_file(plain).client.items())
@@ -291,7 +291,7 @@ def test_accumulating_more_than_an_epoch_has_is_refused(experiment: Path) -> Non
         TrainTask(load_config(experiment, ["ACCUMULATE=4"]))
 
 
-def test_resuming_within_accumulated_steps_sees_the_same_pictures(experiment: Path) -> None:
+def test_resuming_within_accumulated_steps_sees_the_same_images(experiment: Path) -> None:
     task = TrainTask(load_config(experiment, ["ACCUMULATE=2", "DATASETS.0.batch_size=2"]))
     whole = [[batch.digests for batch in batches] for batches in task.step_batches(0, 0)]
     rest = [[batch.digests for batch in batches] for batches in task.step_batches(0, 2)]
@@ -325,7 +325,7 @@ def test_several_branches_have_a_head_each(experiment: Path, tiny_set: TinySet) 
     task.run()
     assert [tuple(head.weight.shape) for head in task.heads] == [(3, 512), (2, 512)]
     assert [head.scale for head in task.heads] == [64, 32]
-    assert task.step == 4  # the larger need: 8 pictures, 2 a step
+    assert task.step == 4  # the larger need: 8 images, 2 a step
 
 
 def test_nan_stops_with_step_and_rate(experiment: Path) -> None:
@@ -350,7 +350,7 @@ BAD_INPUT = {
     "missing checkpoint": (["SERVER.CHECKPOINT=nowhere.pth"], "server checkpoint not found: "),
     "missing client": (["BACKBONE_RESUME=nowhere.pth"], "client file not found: "),
     "other network": (["SERVER.NAME=ir_18"], "for ir_18 lacks key 'input_layer.0.weight'"),
-    "batch too large": (["DATASETS.0.batch_size=13"], "but the set has only 12 pictures"),
+    "batch too large": (["DATASETS.0.batch_size=13"], "but the set has only 12 images"),
     "no such device": (["DEVICE=abacus"], "device 'abacus' cannot be used"),
     "embedding size": (["EMBEDDING_SIZE=128"], "EMBEDDING_SIZE = 128, but mobilefacenet gives embeddings of 512"),
     "block size": (["SHUFFLE.BLOCK_PX=5"], "SHUFFLE.BLOCK_PX = 5: the map is 28x28"),
@@ -372,12 +372,12 @@ def test_bad_input_gets_a_clear_message(
     assert message in said
 
 
-def test_unreadable_picture_is_named_with_its_line(train: Run, tiny_set: TinySet) -> None:
-    tiny_set.picture(5).write_bytes(b"not a picture")
+def test_unreadable_image_is_named_with_its_line(train: Run, tiny_set: TinySet) -> None:
+    tiny_set.image(5).write_bytes(b"not an image")
     for workers in (0, 2):
         done = train(f"NUM_WORKERS={workers}", f"MODEL_ROOT=out{workers}")
         assert done.returncode == 2, done.stderr
-        expected = f"{tiny_set.index_file}, line 6: {tiny_set.picture(5)} cannot be decoded as a picture"
+        expected = f"{tiny_set.index_file}, line 6: {tiny_set.image(5)} cannot be decoded as an image"
         assert f"error: {expected}" in done.stderr
         assert "Traceback" not in done.stderr
 

@@ -38,18 +38,18 @@ SETTINGS = {
     "quantised": QUANTISED,
     "pruned": PRUNED,
     "both inputs, pruned and quantised": BOTH,
-    "difference of two pictures": DIFFERENCE,
+    "difference of two images": DIFFERENCE,
     "1 bit, pruned channels": replace(FLOAT, bits=(1,) * 4, pruned_channels=(0.5, 0.25, 0.75, 0.5)),
-    "lossy picture": replace(QUANTISED, picture_quality=30),
+    "lossy image": replace(QUANTISED, image_quality=30),
     "published layout": ClientSettings(IR_SHAPES, layout="published", shuffle_block_px=28),
 }
-Pictures = tuple[list[np.ndarray], list[np.ndarray]]
+Images = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 @pytest.fixture(scope="module")
-def pictures(make_picture: Callable[[int], np.ndarray]) -> Pictures:
-    """Three pictures, and three others in the place of obfuscated ones."""
-    return [make_picture(seed) for seed in (0, 1, 2)], [make_picture(seed) for seed in (3, 4, 5)]
+def images(make_image: Callable[[int], np.ndarray]) -> Images:
+    """Three images, and three others in the place of obfuscated ones."""
+    return [make_image(seed) for seed in (0, 1, 2)], [make_image(seed) for seed in (3, 4, 5)]
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +68,13 @@ def phone(folder: Path) -> Client:
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_the_message_carries_the_features_of_evaluation_to_the_bit(
-    settings: ClientSettings, pictures: Pictures
-) -> None:
+def test_the_message_carries_the_features_of_evaluation_to_the_bit(settings: ClientSettings, images: Images) -> None:
     client = trained_client(settings)
-    payloads = [decode(encode(payload)) for payload in Encoder(client)(*pictures)]
-    received = to_batch([payload.picture.pixels for payload in payloads])
-    assert torch.equal(received, to_batch(pictures[1])) == (settings.picture_quality is None)
+    payloads = [decode(encode(payload)) for payload in Encoder(client)(*images)]
+    received = to_batch([payload.image.pixels for payload in payloads])
+    assert torch.equal(received, to_batch(images[1])) == (settings.image_quality is None)
     with torch.inference_mode():
-        features = client(client.prepare(to_batch(pictures[0]), received))
+        features = client(client.prepare(to_batch(images[0]), received))
     for tap, (sent, feature) in enumerate(zip(features_of(payloads), features, strict=True)):
         assert torch.equal(sent, feature)
         kept = round(feature.shape[1] * (1 - settings.pruned_channels[tap]))
@@ -88,29 +86,29 @@ def test_the_message_carries_the_features_of_evaluation_to_the_bit(
             assert len(values) <= 2 ** settings.bits[tap] + (kept < feature.shape[1])
 
 
-def test_quantised_features_are_sent_as_codes(pictures: Pictures) -> None:
+def test_quantised_features_are_sent_as_codes(images: Images) -> None:
     client = trained_client(QUANTISED)
-    payload = Encoder(client)(*pictures)[0]
+    payload = Encoder(client)(*images)[0]
     for name, tap in enumerate(payload.taps, start=1):
         assert tap.step == client.quantisers[str(name)].step.item()
         assert tap.codes.dtype == np.int8
-    assert len(encode(payload)) < len(encode(Encoder(trained_client(FLOAT))(*pictures)[0])) / 3
+    assert len(encode(payload)) < len(encode(Encoder(trained_client(FLOAT))(*images)[0])) / 3
 
 
-def test_before_the_ramp_floats_are_sent(pictures: Pictures) -> None:
+def test_before_the_ramp_floats_are_sent(images: Images) -> None:
     client = trained_client(QUANTISED)
     client.set_progress(0, 0)
-    payload = Encoder(client)(*pictures)[0]
+    payload = Encoder(client)(*images)[0]
     assert [tap.bits for tap in payload.taps] == [32] * 4
     with torch.inference_mode():
-        features = client(client.prepare(*map(to_batch, pictures)))
+        features = client(client.prepare(*map(to_batch, images)))
     assert all(np.array_equal(tap.values(), f[0].numpy()) for tap, f in zip(payload.taps, features, strict=True))
 
 
-def test_encoder_switches_to_evaluation(pictures: Pictures) -> None:
+def test_encoder_switches_to_evaluation(images: Images) -> None:
     client = trained_client(QUANTISED).train()
     before = copy.deepcopy(client.state_dict())
-    Encoder(client)(*pictures)
+    Encoder(client)(*images)
     assert not client.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in client.state_dict().items())
 
@@ -118,13 +116,13 @@ def test_encoder_switches_to_evaluation(pictures: Pictures) -> None:
 # What the server makes of it
 
 
-def test_two_parties_give_the_embedding_of_the_whole(folder: Path, pictures: Pictures) -> None:
+def test_two_parties_give_the_embedding_of_the_whole(folder: Path, images: Images) -> None:
     """To the bit for the same batch; another batch size sums the last layer's products in another order."""
     with torch.inference_mode():
         system = whole_system(folder)
-        expected = system(*map(to_batch, pictures)).numpy()
-        assert np.abs(expected - system.recogniser(to_batch(pictures[1])).numpy()).max() > 0.01, "features must matter"
-    messages = [encode(payload) for payload in Encoder(phone(folder))(*pictures)]
+        expected = system(*map(to_batch, images)).numpy()
+        assert np.abs(expected - system.recogniser(to_batch(images[1])).numpy()).max() > 0.01, "features must matter"
+    messages = [encode(payload) for payload in Encoder(phone(folder))(*images)]
     decoder = load_server_file(folder / "server.pth")
     found = decoder([decode(message) for message in messages])
     assert found.dtype == np.float32
@@ -133,32 +131,32 @@ def test_two_parties_give_the_embedding_of_the_whole(folder: Path, pictures: Pic
         np.testing.assert_allclose(decoder([decode(message)])[0], embedding, rtol=0, atol=1e-6)
 
 
-def test_the_server_resizes_features(pictures: Pictures, tmp_path: Path) -> None:
+def test_the_server_resizes_features(images: Images, tmp_path: Path) -> None:
     """A server with other maps than the client."""
     torch.save(get_model("ir_18").state_dict(), tmp_path / "ir_18.pth")
     client = trained_client(ClientSettings(IR_SHAPES, bits=(4,) * 4))
     system = ProFaceC(client, load_recogniser("ir_18", tmp_path / "ir_18.pth")).eval()
-    one = pictures[0][:1], pictures[1][:1]
+    one = images[0][:1], images[1][:1]
     decoder = Decoder(system.server, client.feature_shapes, fingerprint(client))
     with torch.inference_mode():
         expected = system(*map(to_batch, one)).numpy()
     np.testing.assert_array_equal(decoder(Encoder(client)(*one)), expected)
 
 
-def test_messages_of_another_client_are_refused(folder: Path, pictures: Pictures) -> None:
+def test_messages_of_another_client_are_refused(folder: Path, images: Images) -> None:
     decoder = load_server_file(folder / "server.pth")
     own, other = Encoder(phone(folder)), Encoder(trained_client(BOTH, key_seed=12))
-    payloads = [own(*pictures)[0], other(*pictures)[1]]
+    payloads = [own(*images)[0], other(*images)[1]]
     names = f"of client {other.fingerprint.hex()}, this server understands client {own.fingerprint.hex()}"
     with pytest.raises(PayloadError, match=names):
         decoder(payloads)
 
 
-def test_features_of_another_shape_are_refused(folder: Path, pictures: Pictures) -> None:
+def test_features_of_another_shape_are_refused(folder: Path, images: Images) -> None:
     """Whatever a message says of its origin."""
     decoder = load_server_file(folder / "server.pth")
-    payload = Encoder(phone(folder))(*pictures)[0]
-    forged = Payload(payload.fingerprint, payload.picture, payload.taps[:3])
+    payload = Encoder(phone(folder))(*images)[0]
+    forged = Payload(payload.fingerprint, payload.image, payload.taps[:3])
     with pytest.raises(PayloadError, match=r"shapes \[.*\]: this server expects \[\(64, 28, 28\)"):
         decoder([forged])
 
@@ -176,19 +174,19 @@ def test_fingerprints_tell_clients_apart() -> None:
         other_weight.interfaces[3].bias[5] += 1e-3
         other_step.quantisers["2"].log_step += 1e-3
     settings = copy.deepcopy(client)
-    settings.settings = replace(QUANTISED, picture_quality=50)
+    settings.settings = replace(QUANTISED, image_quality=50)
     found = {fingerprint(one) for one in (client, other_key, other_weight, other_step, settings)}
     assert len(found) == 5
     assert {len(one) for one in found} == {16}
 
 
-def test_fingerprint_is_the_same_wherever_the_client_is(folder: Path, pictures: Pictures) -> None:
+def test_fingerprint_is_the_same_wherever_the_client_is(folder: Path, images: Images) -> None:
     system = whole_system(folder)
     name = fingerprint(system.client)
     assert fingerprint(phone(folder)) == name
     assert load_server_file(folder / "server.pth").fingerprint == name
     assert fingerprint(system.client.to(memory_format=torch.channels_last)) == name
-    assert {payload.fingerprint for payload in Encoder(phone(folder))(*pictures)} == {name}
+    assert {payload.fingerprint for payload in Encoder(phone(folder))(*images)} == {name}
 
 
 # Files
@@ -251,7 +249,7 @@ def test_client_file_from_before_compression_loads(folder: Path, tmp_path: Path)
     system = ProFaceC(trained_client(FLOAT), recogniser).eval()
     save_client_file(tmp_path / "new.pth", system, ServerReference("mobilefacenet", None), 7)
     contents = load_weights_file(tmp_path / "new.pth")
-    later = {"input", "bits", "pruned_channels", "pruned_values", "picture_quality"}
+    later = {"input", "bits", "pruned_channels", "pruned_values", "image_quality"}
     assert set(contents["settings"]) == set(asdict(FLOAT)) > later
     contents["settings"] = {key: value for key, value in contents["settings"].items() if key not in later}
     save_weights_file(tmp_path / "old.pth", contents)

@@ -51,7 +51,7 @@ def system(home: Path) -> ProFaceC:
     torch.save(get_model("mobilefacenet").state_dict(), home / "server.pth")
     recogniser = load_recogniser("mobilefacenet", home / "server.pth")
     client = Client(ClientSettings(server_shapes=tuple(recogniser.backbone.tap_shapes())), key_seed=1)
-    for interface in client.interfaces:  # features as large as random weights make them drown the pictures
+    for interface in client.interfaces:  # features as large as random weights make them drown the images
         interface.weight.data.mul_(0.01)
         interface.bias.data.mul_(0.01)
     made = ProFaceC(client, recogniser).eval()
@@ -60,14 +60,14 @@ def system(home: Path) -> ProFaceC:
 
 
 @pytest.fixture(scope="module")
-def sets(home: Path, make_picture: Callable[[int], np.ndarray]) -> Path:
-    """A set "six" of 12 pairs over 6 distinct pictures; folder of the sets."""
+def sets(home: Path, make_image: Callable[[int], np.ndarray]) -> Path:
+    """A set "six" of 12 pairs over 6 distinct images; folder of the sets."""
     rng = np.random.default_rng(0)
     choice = rng.integers(0, PEOPLE, (PAIRS, 2))
     choice[:PEOPLE, 0] = np.arange(PEOPLE)  # everybody occurs
     choice[::2, 1] = choice[::2, 0]
-    pictures = np.stack([make_picture(seed).transpose(2, 0, 1) for seed in range(PEOPLE)])
-    write_validation_set(home / "sets", "six", pictures[choice.ravel()], choice[:, 0] == choice[:, 1])
+    images = np.stack([make_image(seed).transpose(2, 0, 1) for seed in range(PEOPLE)])
+    write_validation_set(home / "sets", "six", images[choice.ravel()], choice[:, 0] == choice[:, 1])
     return home / "sets"
 
 
@@ -96,9 +96,9 @@ def plain_loop(system: ProFaceC, rows: np.ndarray, condition: Condition, seed: i
         if condition.obfuscation is None:
             out.append(system.recogniser(clear))
             continue
-        picture = np.ascontiguousarray(row.transpose(1, 2, 0))
-        rng = content_stream(picture, seed, condition.obfuscation)
-        obfuscated = obfuscate(picture, condition.obfuscation, rng, EVALUATION)
+        image = np.ascontiguousarray(row.transpose(1, 2, 0))
+        rng = content_stream(image, seed, condition.obfuscation)
+        obfuscated = obfuscate(image, condition.obfuscation, rng, EVALUATION)
         sent = torch.from_numpy(np.ascontiguousarray(obfuscated.transpose(2, 0, 1)))[None]
         if condition.name == "obfuscated":
             out.append(system.recogniser(sent))
@@ -107,7 +107,7 @@ def plain_loop(system: ProFaceC, rows: np.ndarray, condition: Condition, seed: i
     return torch.cat(out).detach().numpy()
 
 
-def test_each_distinct_picture_is_embedded_once(system: ProFaceC, sets: Path) -> None:
+def test_each_distinct_image_is_embedded_once(system: ProFaceC, sets: Path) -> None:
     data = load_validation_set(sets, "six")
     seen = []
     handle = system.recogniser.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
@@ -127,12 +127,12 @@ def test_flip_sums_both_embeddings_before_they_are_normalised(system: ProFaceC, 
     last = system.recogniser.backbone.segments()[-1][-1]
     handle = last.register_forward_hook(lambda module, inputs, output: lengths.append(output))
     for row, embedding in zip(data.images[data.rows][:4], found, strict=False):
-        picture = np.ascontiguousarray(row.transpose(1, 2, 0))
-        shown = obfuscate(picture, "hybrid", content_stream(picture, 5, "hybrid")) if kind else picture
+        image = np.ascontiguousarray(row.transpose(1, 2, 0))
+        shown = obfuscate(image, "hybrid", content_stream(image, 5, "hybrid")) if kind else image
         lengths.clear()
         for turn in (1, -1):  # as it is, then left and right exchanged
             clear, sent = (
-                torch.from_numpy(array[:, ::turn].transpose(2, 0, 1)[None].copy()) for array in (picture, shown)
+                torch.from_numpy(array[:, ::turn].transpose(2, 0, 1)[None].copy()) for array in (image, shown)
             )
             with torch.inference_mode():
                 system(clear, sent) if name == "compensated" else system.recogniser(sent)
@@ -143,10 +143,10 @@ def test_flip_sums_both_embeddings_before_they_are_normalised(system: ProFaceC, 
     assert np.abs(plain - found).max() > 1e-3
 
 
-def test_mirrored_pictures_have_the_same_fused_embeddings(system: ProFaceC, sets: Path) -> None:
+def test_mirrored_images_have_the_same_fused_embeddings(system: ProFaceC, sets: Path) -> None:
     data = load_validation_set(sets, "six")
     mirrored = type(data)(data.name, np.ascontiguousarray(data.images[..., ::-1]), data.rows, data.same)
-    found, other = (embed(system, pictures, ("median",), CPU, 4, 0, seed=5, flip=True) for pictures in (data, mirrored))
+    found, other = (embed(system, images, ("median",), CPU, 4, 0, seed=5, flip=True) for images in (data, mirrored))
     for condition, array in found.items():
         np.testing.assert_allclose(array, other[condition], atol=1e-5)  # the median sees no left and right
 
@@ -202,7 +202,7 @@ def test_command_writes_results_and_plots(
         assert row["accuracy_interval"][0] <= row["accuracy_interval"][1]
         assert row["reference_accuracy"] is None
         assert (row["payload_bytes"] is not None) == (row["condition"] == "compensated")
-    assert results["rows"][0]["accuracy"] == 1  # equal pictures, equal embeddings
+    assert results["rows"][0]["accuracy"] == 1  # equal images, equal embeddings
     pairs = read_pairs(out, "six")
     for condition, label in zip(conditions(KINDS), pairs.labels, strict=True):
         name = f"six__{condition.obfuscation or 'none'}__{condition.name}.npz"
@@ -244,15 +244,15 @@ def test_no_resamples_and_no_faces(
 def test_payload_bytes_are_the_mean_length_of_messages(system: ProFaceC, sets: Path, flip: bool) -> None:
     data, encoder = load_validation_set(sets, "six"), Encoder(system.client)
     clear = [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in data.images]
-    sent = [obfuscate(picture, "hybrid", content_stream(picture, 5, "hybrid")) for picture in clear]
+    sent = [obfuscate(image, "hybrid", content_stream(image, 5, "hybrid")) for image in clear]
     lengths = np.array([len(encode(message)) for message in encoder(clear, sent)])
     if flip:
-        clear, sent = ([np.ascontiguousarray(picture[:, ::-1]) for picture in group] for group in (clear, sent))
+        clear, sent = ([np.ascontiguousarray(image[:, ::-1]) for image in group] for group in (clear, sent))
         lengths += [len(encode(message)) for message in encoder(clear, sent)]
     found = measure_payload(encoder, data, "hybrid", 5, flip)
     assert found.message == lengths.mean()
-    assert 0 < found.picture < found.features < found.message
-    assert found.picture + found.features < found.message
+    assert 0 < found.image < found.features < found.message
+    assert found.image + found.features < found.message
 
 
 @pytest.mark.parametrize(
@@ -361,11 +361,11 @@ def test_set_that_cannot_be_scored_is_named_before_it_is_embedded(system: ProFac
 
 
 @pytest.mark.parametrize("camera", sorted(CAMERAS))
-def test_a_camera_changes_each_picture_by_seed_and_content(camera: str, sets: Path) -> None:
+def test_a_camera_changes_each_image_by_seed_and_content(camera: str, sets: Path) -> None:
     plain, seen = (val_main.load_set(Settings(data_root=sets, camera=name, seed=5), "six") for name in (None, camera))
     assert (seen.rows == plain.rows).all() and (seen.same == plain.same).all()
     for before, after in zip(plain.images, seen.images, strict=True):
-        picture = np.ascontiguousarray(before.transpose(1, 2, 0))
-        expected = CAMERAS[camera](picture, content_stream(picture, 5, "camera"))
+        image = np.ascontiguousarray(before.transpose(1, 2, 0))
+        expected = CAMERAS[camera](image, content_stream(image, 5, "camera"))
         np.testing.assert_array_equal(after, expected.transpose(2, 0, 1))
     assert (seen.images != plain.images).any(axis=(1, 2, 3)).sum() >= PEOPLE - 1

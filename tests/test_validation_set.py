@@ -333,7 +333,7 @@ def test_description_that_is_no_json_object_is_refused(tmp_path: Path, text: str
 def test_folder_that_is_no_carray_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s_list.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"s is neither a bcolz carray \(meta/ is missing\) nor a folder of pictures"):
+    with pytest.raises(ValueError, match=r"s is neither a bcolz carray \(meta/ is missing\) nor a folder of images"):
         load_validation_set(tmp_path, "s")
 
 
@@ -385,7 +385,7 @@ def test_bin_of_uint8_arrays_is_read(tmp_path: Path, shape: tuple[int, ...], pro
     np.testing.assert_array_equal(result.images[result.rows], pool)
 
 
-def test_equal_pictures_in_different_encodings_are_one_image(tmp_path: Path) -> None:
+def test_equal_images_in_different_encodings_are_one_image(tmp_path: Path) -> None:
     image = make_images(1)[0]
     bgr = np.ascontiguousarray(image.transpose(1, 2, 0)[:, :, ::-1])
     encodings = [cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes() for level in (0, 9)]
@@ -410,7 +410,7 @@ SMALL = encode_png(np.zeros((3, 100, 112), np.uint8))
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (([GOOD, b"no picture"], [True]), "image 1 cannot be decoded"),
+        (([GOOD, b"no image"], [True]), "image 1 cannot be decoded"),
         (([b"", GOOD], [True]), r"image 0 cannot be decoded"),
         (([GOOD, GOOD, SMALL, GOOD], [True, True]), "image 2 is 112 x 100 px, expected 112 x 112"),
         (([GOOD] * 3, [True]), "3 rows, expected an even number"),

@@ -325,7 +325,7 @@ def labelled_rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=15, deadline=None)
 @given(labelled_rows())
-def test_swapping_the_pictures_of_pairs_changes_nothing(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_swapping_the_images_of_pairs_changes_nothing(data: tuple[np.ndarray, np.ndarray]) -> None:
     rows, same = data
     swapped = rows.reshape(-1, 2, rows.shape[1])[:, ::-1].reshape(rows.shape)
     assert verify(swapped, same) == verify(rows, same)

@@ -32,7 +32,7 @@ def experiment(tmp_path: Path, tiny_set: TinySet) -> Path:
     rows = np.random.default_rng(0).integers(0, 10, 40)
     write_validation_set(tmp_path / "sets", "tiny", images, np.arange(20) % 2 == 0, rows)
     values = {
-        "DATA_ROOT": "pictures", "INDEX_ROOT": "index", "DATASETS": [{"name": tiny_set.name, "batch_size": 6}],
+        "DATA_ROOT": "images", "INDEX_ROOT": "index", "DATASETS": [{"name": tiny_set.name, "batch_size": 6}],
         "MODEL_ROOT": "out", "LOG_ROOT": "out/tensorboard", "LOGS": "out", "NUM_WORKERS": 0, "NUM_EPOCH": 2,
         "OPTIMIZER": "adamw", "SCHEDULE": "cosine", "LRS": [0.001], "SHUFFLE": {"SEED": 7},
         "CLIENT": {"INTERFACE": "random"},

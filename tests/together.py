@@ -107,7 +107,7 @@ class Small(nn.Module):
 
 
 def small_step(max_norm: float) -> dict[str, Tensor]:
-    """Forward and backward of `Small` on this process's part of 6 pictures: outputs, gradients, state."""
+    """Forward and backward of `Small` on this process's part of 6 images: outputs, gradients, state."""
     with in_double():
         torch.manual_seed(distributed.rank())  # weights that differ until they are shared
         network = Small()
@@ -116,16 +116,16 @@ def small_step(max_norm: float) -> dict[str, Tensor]:
         share_state([network])
         optimizer = torch.optim.SGD(network.parameters(), lr=1)
         generator = torch.Generator().manual_seed(3)
-        pictures = torch.randn(6, 3, 8, 8, generator=generator)[distributed.rank() :: distributed.world_size()]
+        images = torch.randn(6, 3, 8, 8, generator=generator)[distributed.rank() :: distributed.world_size()]
         factors = torch.randn(6, 5, generator=generator)[distributed.rank() :: distributed.world_size()]
         torch.manual_seed(7)
-        output = network(pictures)
+        output = network(images)
         (output * factors).sum(dim=1).mean().backward()
         gradients = Gradients(optimizer, [network])
         gradients.average()
         gradients.clip(max_norm)
         found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-        evaluated = network.eval()(pictures)
+        evaluated = network.eval()(images)
         return {"output": output.detach(), "evaluated": evaluated.detach(), **found, **dict(network.named_buffers())}
 
 

@@ -106,15 +106,15 @@ class ClientConfig(Group):
     CHANNEL_ORDER: Literal["rgb", "bgr"] = "rgb"
     """Colour order of the residual."""
     INPUT: Literal["residual", "both", "difference"] = "residual"
-    """residual: clear minus obfuscated; both: that and the obfuscated picture; difference: of the network's maps."""
+    """residual: clear minus obfuscated; both: that and the obfuscated image; difference: of the network's maps."""
     INTERFACE: Literal["zero", "identity", "random"] = "zero"
     """How the interfaces start: see Client.start_interfaces."""
     INIT: ConfigPath | None = None
     """Weights of the bare backbone to start from, e.g. a recogniser's."""
     FREEZE_NORMS: bool = False
     """Keep the statistics of the batch norms that INIT brings."""
-    PICTURE_QUALITY: Annotated[int, Field(ge=0, le=100)] | None = None
-    """Of the obfuscated picture: null lossless, 0..100 lossy WebP."""
+    IMAGE_QUALITY: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Of the obfuscated image: null lossless, 0..100 lossy WebP."""
 
 
 class CompensationConfig(Group):
@@ -127,10 +127,10 @@ class CompensationConfig(Group):
 
 
 class CameraConfig(Group):
-    """What a camera does to a training picture before the client sees it; every range includes both ends."""
+    """What a camera does to a training image before the client sees it; every range includes both ends."""
 
     SHARE: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Of the pictures; the others stay as they are."""
+    """Of the images; the others stay as they are."""
     BRIGHTNESS: tuple[float, float] = (0.5, 2.0)
     """Factor of the pixel values."""
     SHIFT_PX: Annotated[int, Field(ge=0, le=INPUT_SIZE_PX // 4)] = 6
@@ -246,7 +246,7 @@ class HeadConfig(Group):
 
 
 class DistillationConfig(Group):
-    """Pulls the compensated embedding to the clear picture's."""
+    """Pulls the compensated embedding to the clear image's."""
 
     FORM: Literal["cosine", "mse"] = "cosine"
     """cosine: 1 - cos; mse: mean squared difference of the unit embeddings, as published."""
@@ -254,7 +254,7 @@ class DistillationConfig(Group):
     MAP_WEIGHT: Fraction = 0.0
     """Factor of the relative error of the server's maps at the taps."""
     DDL_WEIGHT: Fraction = 0.0
-    """Factor of the distribution distillation loss; its positive part needs several pictures of an identity a batch."""
+    """Factor of the distribution distillation loss; its positive part needs several images of an identity a batch."""
 
 
 class ValidationConfig(Group):
@@ -353,7 +353,7 @@ class Config(Group):
     @classmethod
     def _half(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if value != (0.5, 0.5, 0.5):
-            raise ValueError(f"{list(value)}: only [0.5, 0.5, 0.5]; the frozen recognisers take pictures in [-1, 1]")
+            raise ValueError(f"{list(value)}: only [0.5, 0.5, 0.5]; the frozen recognisers take images in [-1, 1]")
         return value
 
     @field_validator("AMP")

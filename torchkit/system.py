@@ -64,7 +64,7 @@ class ClientFile:
 class ProFaceC(nn.Module):
     """The system of the paper: a client and a frozen server with a compensation head.
 
-    Shape: clear and obfuscated pictures (B, 3, 112, 112) uint8 RGB -> embeddings (B, D), unit length.
+    Shape: clear and obfuscated images (B, 3, 112, 112) uint8 RGB -> embeddings (B, D), unit length.
     """
 
     def __init__(self, client: Client, recogniser: Recogniser, how: CompensationSettings = PUBLISHED) -> None:
@@ -77,7 +77,7 @@ class ProFaceC(nn.Module):
         return self.server.recogniser
 
     def features(self, clear: Tensor, obfuscated: Tensor) -> list[Tensor]:
-        """What the client sends beside the obfuscated picture: four maps (B, C_i, h_i, w_i)."""
+        """What the client sends beside the obfuscated image: four maps (B, C_i, h_i, w_i)."""
         return self.client(self.client.prepare(clear, obfuscated))
 
     def forward(self, clear: Tensor, obfuscated: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Accuracy of a recogniser on clear pictures, without a client."""
+"""Accuracy of a recogniser on clear images, without a client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def embed_clear(
         embed: (B, 3, 112, 112) uint8 RGB on `device` -> (B, D), unit length; a `Recogniser`, or `ServerTask.embed`.
         data: the set.
         device: to compute on.
-        batch_size: pictures at once.
+        batch_size: images at once.
         amp: type of mixed precision; None: float32.
 
     Returns:

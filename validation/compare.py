@@ -6,7 +6,7 @@
 Takes the folders that val_main.py wrote (its --out). Prints a line for each condition and run: the rates, the
 difference to the first run, how many pairs only one of the two decides rightly, and how likely a split at least as
 uneven would be if both were equally good (McNemar's test on the same pairs). Writes OUT/compare.md, compare.csv and,
-for each set, compare_roc_SET.png, the ROCs of all runs in one picture.
+for each set, compare_roc_SET.png, the ROCs of all runs in one image.
 
 A small p is evidence of a difference between the runs on these pairs; of many comparisons some come out small by
 chance.
@@ -124,13 +124,13 @@ def read_rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def check_same_pairs(first: Run, other: Run) -> None:
-    """Raise ValueError where two runs are about different pictures or pairs of a set."""
+    """Raise ValueError where two runs are about different images or pairs of a set."""
     for dataset, scores in first.scores.items():
         theirs = other.scores[dataset]
         if len(scores.same) != len(theirs.same):
             found = f"{len(scores.same)} and {len(theirs.same)} pairs"
         elif scores.digest != theirs.digest:
-            found = "different pictures or pairs"
+            found = "different images or pairs"
         else:
             continue
         raise ValueError(

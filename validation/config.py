@@ -23,7 +23,7 @@ class Settings:
     datasets: tuple[str, ...] = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw")
     obfuscations: tuple[str, ...] = ("gaussian", "median", "pixelate", "hybrid")
     camera: str | None = None
-    """What a camera does to every picture before all else: jpeg, shift, light; None: nothing."""
+    """What a camera does to every image before all else: jpeg, shift, light; None: nothing."""
     server: str | None = None
     """Name of the recogniser; None: as the client file says."""
     server_checkpoint: Path | None = None
@@ -31,7 +31,7 @@ class Settings:
     channel_order: str | None = None
     """Colour order the recogniser is fed: rgb, bgr or auto; None: as the client file says."""
     batch_size: int = 64
-    """Pictures embedded at once."""
+    """Images embedded at once."""
     num_workers: int = field(default_factory=lambda: min(8, max(1, (os.cpu_count() or 1) - 1)))
     """Processes that obfuscate."""
     device: str = "auto"
@@ -39,9 +39,9 @@ class Settings:
     amp: str = "auto"
     """Precision: bf16, none (float32), auto (bf16 where the device computes in it)."""
     seed: int = EVALUATION_SEED
-    """Seed of the hybrid obfuscation, together with each picture's content, and of the bootstrap."""
+    """Seed of the hybrid obfuscation, together with each image's content, and of the bootstrap."""
     flip: bool = False
-    """Fuse the embeddings of picture and mirror image, as AdaFace's published accuracies do; twice the time."""
+    """Fuse the embeddings of image and mirror image, as AdaFace's published accuracies do; twice the time."""
     resamples: int = 1000
     """Resamples of the bootstrap for the 95 % intervals; 0: no intervals."""
     examples: int = 2

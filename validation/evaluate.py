@@ -1,4 +1,4 @@
-"""Embeds a validation set under every condition in one pass over its distinct pictures, shared out among processes."""
+"""Embeds a validation set under every condition in one pass over its distinct images, shared out among processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from torchkit.data.training_set import as_received, make_loader
 from torchkit.data.validation_set import ValidationSet
-from torchkit.obfuscation import evaluation_picture
+from torchkit.obfuscation import evaluation_image
 from torchkit.system import ProFaceC
 from torchkit.util.device import autocast
 from torchkit.util.distributed import is_main, rank, reduce_sum, world_size
@@ -36,11 +36,11 @@ def conditions(obfuscations: tuple[str, ...]) -> list[Condition]:
     return [Condition("clear", None), *pairs]
 
 
-class ObfuscatedPictures(Dataset[tuple[Tensor, Tensor]]):
-    """Distinct pictures with their obfuscations.
+class ObfuscatedImages(Dataset[tuple[Tensor, Tensor]]):
+    """Distinct images with their obfuscations.
 
-    The hybrid's cells are drawn from the seed and the picture's own bytes: every run and every order of pictures
-    gives the same. `quality` is the client's: None for lossless pictures, 0..100 for lossy ones.
+    The hybrid's cells are drawn from the seed and the image's own bytes: every run and every order of images
+    gives the same. `quality` is the client's: None for lossless images, 0..100 for lossy ones.
 
     Item: (3, 112, 112) uint8 RGB and (K, 3, 112, 112) uint8 RGB.
     """
@@ -55,9 +55,9 @@ class ObfuscatedPictures(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         clear = self.images[position]
-        picture = np.ascontiguousarray(clear.transpose(1, 2, 0))
+        image = np.ascontiguousarray(clear.transpose(1, 2, 0))
         obfuscated = [
-            as_received(evaluation_picture(picture, kind, self.seed), self.quality).transpose(2, 0, 1)
+            as_received(evaluation_image(image, kind, self.seed), self.quality).transpose(2, 0, 1)
             for kind in self.obfuscations
         ]
         return torch.from_numpy(clear), torch.from_numpy(np.stack(obfuscated))
@@ -82,24 +82,24 @@ def embed(
         data: the set.
         obfuscations: kinds.
         device: to compute on.
-        batch_size: pictures at once.
+        batch_size: images at once.
         num_workers: processes that obfuscate.
         seed: of the hybrid.
-        flip: fuse the embeddings of each picture and its mirror image, see `fused`.
+        flip: fuse the embeddings of each image and its mirror image, see `fused`.
         amp: type of mixed precision; None: float32.
 
     Returns:
         condition -> (N, D) float32, unit length, in row order.
     """
-    pictures = ObfuscatedPictures(data.images, obfuscations, seed, system.client.settings.picture_quality)
-    own = range(rank(), len(pictures), world_size())
-    loader = make_loader(Subset(pictures, own), num_workers, device, batch_size=batch_size)
+    images = ObfuscatedImages(data.images, obfuscations, seed, system.client.settings.image_quality)
+    own = range(rank(), len(images), world_size())
+    loader = make_loader(Subset(images, own), num_workers, device, batch_size=batch_size)
     wanted = conditions(obfuscations)
     distinct = {
-        condition: np.zeros((len(pictures), system.recogniser.embedding_size), np.float32) for condition in wanted
+        condition: np.zeros((len(images), system.recogniser.embedding_size), np.float32) for condition in wanted
     }
     start = 0
-    progress = tqdm(total=len(pictures), desc=data.name, unit=" images", dynamic_ncols=True, disable=not is_main())
+    progress = tqdm(total=len(images), desc=data.name, unit=" images", dynamic_ncols=True, disable=not is_main())
     with progress as bar, autocast(amp, device):
         for clear, obfuscated in loader:
             places = own[start : start + len(clear)]
@@ -107,7 +107,7 @@ def embed(
             for condition, batch in zip(wanted, embeddings, strict=True):
                 distinct[condition][places.start : places.stop : places.step] = batch.cpu().numpy()
             start += len(clear)
-            bar.update(min(start * world_size(), len(pictures)) - bar.n)
+            bar.update(min(start * world_size(), len(images)) - bar.n)
     return {condition: _from_all(array, device)[data.rows] for condition, array in distinct.items()}
 
 
@@ -125,13 +125,13 @@ def _embed_batch(system: ProFaceC, clear: Tensor, obfuscated: Tensor, flip: bool
 
 
 def fused(system: ProFaceC, images: Tensor, obfuscated: Tensor | None) -> Tensor:
-    """Embedding (B, D), unit length, of pictures and their mirror images together.
+    """Embedding (B, D), unit length, of images and their mirror images together.
 
     The sum of what the recogniser makes of both before it is brought to unit length, so that the longer embedding, of
-    the clearer picture, weighs more: how AdaFace's published accuracies fuse (Kim et al., CVPR 2022).
+    the clearer image, weighs more: how AdaFace's published accuracies fuse (Kim et al., CVPR 2022).
 
-    Of a compensated picture the clear and the obfuscated picture are both mirrored. The server could mirror the
-    obfuscated picture itself; the features of the mirrored residual are new to it, and a hybrid is not drawn a second
+    Of a compensated image the clear and the obfuscated image are both mirrored. The server could mirror the
+    obfuscated image itself; the features of the mirrored residual are new to it, and a hybrid is not drawn a second
     time. So the client sends two messages instead of one.
 
     Args:
@@ -146,5 +146,5 @@ def fused(system: ProFaceC, images: Tensor, obfuscated: Tensor | None) -> Tensor
 def _unscaled(system: ProFaceC, images: Tensor, obfuscated: Tensor | None) -> Tensor:
     """The embedding (B, D) before it is brought to unit length; arguments as `fused`."""
     if obfuscated is None:
-        return system.recogniser.trace(images)[1]
-    return system.server.trace(obfuscated, system.features(images, obfuscated))[1]
+        return system.recogniser.forward_intermediates(images)[1]
+    return system.server.forward_intermediates(obfuscated, system.features(images, obfuscated))[1]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchkit.client import Client
 from torchkit.data.validation_set import ValidationSet
-from validation.evaluate import ObfuscatedPictures
+from validation.evaluate import ObfuscatedImages
 
 MAPS_SHOWN = 16
 """Channels of a feature map that are shown, as 4 x 4 tiles."""
@@ -18,7 +18,7 @@ MAPS_SHOWN = 16
 
 @dataclass(frozen=True, eq=False)
 class ExampleKind:
-    """A face under one obfuscation; all pictures uint8.
+    """A face under one obfuscation; all images uint8.
 
     Attributes:
         obfuscation: its kind.
@@ -48,21 +48,21 @@ def example_faces(
 ) -> list[Example]:
     """Up to `count` faces, evenly spread over the set's pairs, obfuscated as the evaluation does."""
     pairs = np.linspace(0, len(data.same), count, endpoint=False).astype(int)
-    pictures = dict.fromkeys(int(data.rows[2 * pair]) for pair in pairs)  # without repeats, in order
-    chosen = data.images[list(pictures)]
-    received = ObfuscatedPictures(chosen, obfuscations, seed, client.settings.picture_quality)
+    images = dict.fromkeys(int(data.rows[2 * pair]) for pair in pairs)  # without repeats, in order
+    chosen = data.images[list(images)]
+    received = ObfuscatedImages(chosen, obfuscations, seed, client.settings.image_quality)
     return [_example(client, obfuscations, *received[number]) for number in range(len(chosen))]
 
 
 def _example(client: Client, obfuscations: tuple[str, ...], clear: Tensor, obfuscated: Tensor) -> Example:
     """From (3, 112, 112) and (K, 3, 112, 112) uint8 RGB."""
-    picture, kinds = _for_people(clear), []
+    shown, kinds = _for_people(clear), []
     for kind, image in zip(obfuscations, obfuscated, strict=True):
         sent = _for_people(image)
-        difference = (picture.astype(np.int16) - sent) // 2 + 128
+        difference = (shown.astype(np.int16) - sent) // 2 + 128
         before, after = shuffled_maps(client, clear, image)
         kinds.append(ExampleKind(kind, sent, difference.astype(np.uint8), before, after))
-    return Example(picture, kinds)
+    return Example(shown, kinds)
 
 
 def _for_people(image: Tensor) -> np.ndarray:
@@ -74,7 +74,7 @@ def _for_people(image: Tensor) -> np.ndarray:
 def shuffled_maps(client: Client, clear: Tensor, obfuscated: Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The client's map at its first shuffled tap, before and after the shuffle, as tiles (H, W) uint8.
 
-    The pictures are (3, 112, 112) uint8 RGB. Both maps share one scale from black to white. (None, None) for a client
+    The images are (3, 112, 112) uint8 RGB. Both maps share one scale from black to white. (None, None) for a client
     that shuffles nothing.
     """
     if not client.settings.shuffle_taps:

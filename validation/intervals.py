@@ -7,7 +7,7 @@ For the accuracy, pairs are drawn within their fold, and the thresholds are chos
 protocol. Redrawing the decisions alone would leave out that a threshold is chosen, and be too narrow. The standard
 deviation over the folds tells something else, how much folds differ.
 
-What the intervals do not know: pairs that share a picture or a person are not independent, so with few people the
+What the intervals do not know: pairs that share an image or a person are not independent, so with few people the
 truth is wider; and errors that never occurred cannot be drawn, so a rate of exactly 0 or 1 keeps an interval of no
 width.
 """

@@ -1,7 +1,7 @@
 """Distances and decisions of every pair, kept so that two results can be compared on the same pairs.
 
 OUT/pairs_DATASET.npz holds, without a pickle: `same` (n,) bool, `labels` (K,) text, `distances` (K, n) float32,
-`correct` (K, n) bool, and `digest`, a text that tells whether two files are about the same pictures in the same order.
+`correct` (K, n) bool, and `digest`, a text that tells whether two files are about the same images in the same order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PairScores:
 
     Attributes:
         dataset: name of the set.
-        digest: of the set's pictures and pairs, see `digest_of`.
+        digest: of the set's images and pairs, see `digest_of`.
         same: (n,) bool; whether pair k shows one person.
         labels: K labels as from `validation.report.label`.
         distances: (K, n) squared L2.
@@ -63,7 +63,7 @@ def score_pairs(data: ValidationSet, distances: Mapping[str, np.ndarray]) -> Pai
 
 
 def digest_of(data: ValidationSet) -> str:
-    """A text that is the same for the same pictures in the same pairs."""
+    """A text that is the same for the same images in the same pairs."""
     digest = hashlib.blake2b(digest_size=16)
     for array in (data.images, data.rows.astype("<i8"), data.same):
         digest.update(np.ascontiguousarray(array).data)

@@ -1,4 +1,4 @@
-"""Accuracy against the bytes of a message, as a picture: how far features can be quantised and pruned.
+"""Accuracy against the bytes of a message, as an image: how far features can be quantised and pruned.
 
     python validation/rate_main.py --clients runs/faces/client.pth --dataset faces
     python validation/rate_main.py --clients runs/a/client.pth runs/b/client.pth --bits 8 4 2 1 --prune 0 0.5 0.75
@@ -6,8 +6,8 @@
 Each client is a point as it was trained; one that was trained through compression is also a point with the same
 features before they are quantised. A client that was trained with float32 features is also compressed afterwards, to
 each of --bits with each share of --prune of its values sent as zero, which shows what training through the compression
-is worth. Every point is encoded for real: its bytes are the mean of whole messages, obfuscated picture included. For
-comparison: the clear pictures, the obfuscated pictures alone, and the features of the published layout (float32 at the
+is worth. Every point is encoded for real: its bytes are the mean of whole messages, obfuscated image included. For
+comparison: the clear images, the obfuscated images alone, and the features of the published layout (float32 at the
 size of the server's maps).
 
 Prints a table and writes OUT/rate.json and OUT/rate.png.
@@ -35,8 +35,8 @@ from torchkit.client.encoder import Encoder
 from torchkit.client.quantise import BITS
 from torchkit.data.training_set import as_received
 from torchkit.data.validation_set import ValidationSet, load_validation_set
-from torchkit.obfuscation import KINDS, evaluation_picture
-from torchkit.payload import Picture
+from torchkit.obfuscation import KINDS, evaluation_image
+from torchkit.payload import EncodedImage
 from torchkit.system import ProFaceC
 from torchkit.trained import load_system
 from torchkit.util.cli import run_command
@@ -48,7 +48,7 @@ from validation.config import ROOT, Settings
 from validation.payload_size import PayloadSize, measure_payload
 from validation.verification import verify
 
-CALIBRATION_PICTURES = 64
+CALIBRATION_IMAGES = 64
 FLOAT_BYTES = 4
 BYTES_PER_KB = 1000
 
@@ -117,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--obfuscation", choices=KINDS, default="hybrid", help="kind (hybrid)")
     parser.add_argument("--bits", nargs="*", type=int, choices=BITS, default=[8, 4, 2, 1], help="(8 4 2 1)")
     parser.add_argument("--prune", nargs="*", type=float, default=[0.0, 0.5, 0.8], metavar="SHARE", help="(0 0.5 0.8)")
-    parser.add_argument("--batch-size", type=int, default=default.batch_size, metavar="N", help="pictures at once")
+    parser.add_argument("--batch-size", type=int, default=default.batch_size, metavar="N", help="images at once")
     parser.add_argument("--device", default=default.device, help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--amp", choices=("auto", "bf16", "none"), default=default.amp, help="precision (auto)")
     parser.add_argument("--seed", type=int, default=default.seed, help="of the hybrid obfuscation")
@@ -127,11 +127,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def prepare_faces(data: ValidationSet, kind: str, seed: int, quality: int | None) -> Faces:
-    """Obfuscate the distinct pictures of a set."""
-    clear = [np.ascontiguousarray(picture.transpose(1, 2, 0)) for picture in data.images]
+    """Obfuscate the distinct images of a set."""
+    clear = [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in data.images]
     sent = [
-        as_received(evaluation_picture(picture, kind, seed), quality).transpose(2, 0, 1)
-        for picture in tqdm(clear, desc=kind, unit=" images", dynamic_ncols=True)
+        as_received(evaluation_image(image, kind, seed), quality).transpose(2, 0, 1)
+        for image in tqdm(clear, desc=kind, unit=" images", dynamic_ncols=True)
     ]
     images = torch.from_numpy(np.ascontiguousarray(data.images))
     return Faces(data, kind, seed, images, torch.from_numpy(np.stack(sent)))
@@ -139,7 +139,7 @@ def prepare_faces(data: ValidationSet, kind: str, seed: int, quality: int | None
 
 @torch.inference_mode()
 def accuracy(embeddings: Iterator[Tensor], data: ValidationSet, unit: str) -> tuple[float, float]:
-    """Accuracy and its deviation over folds of a set's distinct pictures, embedded batch by batch."""
+    """Accuracy and its deviation over folds of a set's distinct images, embedded batch by batch."""
     bar = tqdm(embeddings, desc=unit, unit=" batches", dynamic_ncols=True)
     distinct = torch.cat([batch.cpu() for batch in bar]).numpy()
     result = verify(distinct[data.rows], data.same)
@@ -156,19 +156,19 @@ def compensated(system: ProFaceC, client: Client, faces: Faces, bench: Bench) ->
 
 
 def recognised(system: ProFaceC, images: Tensor, bench: Bench) -> Iterator[Tensor]:
-    """Embeddings of pictures alone."""
+    """Embeddings of images alone."""
     for batch in images.split(bench.batch_size):
         with autocast(bench.amp, bench.device):
             yield system.recogniser(batch.to(bench.device))
 
 
-def picture_points(system: ProFaceC, faces: Faces, bench: Bench) -> list[Point]:
-    """The clear and the obfuscated pictures, without features."""
-    quality = system.client.settings.picture_quality
+def image_points(system: ProFaceC, faces: Faces, bench: Bench) -> list[Point]:
+    """The clear and the obfuscated images, without features."""
+    quality = system.client.settings.image_quality
     found = []
     for series, images in (("clear", faces.clear), ("obfuscated", faces.obfuscated)):
-        sample = images[:: max(1, len(images) // CALIBRATION_PICTURES)].permute(0, 2, 3, 1).contiguous().numpy()
-        size = float(np.mean([len(Picture.compress(picture, quality).data) for picture in sample]))
+        sample = images[:: max(1, len(images) // CALIBRATION_IMAGES)].permute(0, 2, 3, 1).contiguous().numpy()
+        size = float(np.mean([len(EncodedImage.compress(image, quality).data) for image in sample]))
         rates = accuracy(recognised(system, images, bench), faces.data, series)
         found.append(Point(series, None, None, None, PayloadSize(size, size, 0), *rates))
     return found
@@ -186,7 +186,7 @@ def client_point(
 def published_layout(point: Point, system: ProFaceC) -> Point:
     """The same features as float32 at the size of the server's maps."""
     features = FLOAT_BYTES * sum(c * h * w for c, h, w in system.client.settings.server_shapes)
-    size = PayloadSize(features + point.size.picture, point.size.picture, features)
+    size = PayloadSize(features + point.size.image, point.size.image, features)
     return replace(point, series="published layout", size=size)
 
 
@@ -195,15 +195,15 @@ def evaluate_client(file: Path, arguments: argparse.Namespace, data: ValidationS
     device = pick_device(arguments.device)
     bench = Bench(device, amp_dtype(arguments.amp, device), arguments.batch_size)
     system = load_system(file).to(device).to(memory_format=torch.channels_last)
-    faces = prepare_faces(data, arguments.obfuscation, arguments.seed, system.client.settings.picture_quality)
-    points = picture_points(system, faces, bench) if first else []
+    faces = prepare_faces(data, arguments.obfuscation, arguments.seed, system.client.settings.image_quality)
+    points = image_points(system, faces, bench) if first else []
     trained = client_point(system, system.client, "trained", file, None, faces, bench)
     points.append(trained)
     if is_compressed(system.client):
         client = without_quantisation(system.client)
         return [*points, client_point(system, client, "trained, not quantised", file, None, faces, bench)]
     points.append(published_layout(trained, system))
-    sample = slice(None, None, max(1, len(faces.clear) // CALIBRATION_PICTURES))
+    sample = slice(None, None, max(1, len(faces.clear) // CALIBRATION_IMAGES))
     prepared = system.client.prepare(faces.clear[sample].to(device), faces.obfuscated[sample].to(device))
     for bits in arguments.bits:
         for share in arguments.prune if bits > 1 else [0.0]:
@@ -225,7 +225,7 @@ LOOKS = {
 
 @styled
 def draw(points: list[Point], title: str, out: Path) -> Path:
-    """Accuracy over bytes on a logarithmic axis; the obfuscated pictures, far below, have a strip of their own."""
+    """Accuracy over bytes on a logarithmic axis; the obfuscated images, far below, have a strip of their own."""
     figure = new_figure(8, 5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     for series, (marker, colour) in LOOKS.items():
@@ -245,18 +245,18 @@ def draw(points: list[Point], title: str, out: Path) -> Path:
     upper.set(xscale="log", ylabel="accuracy, %", title=title)
     upper.margins(x=0.12, y=0.25)
     upper.legend(loc="lower right")
-    lower.set(xlabel="kB of a message, picture included")
+    lower.set(xlabel="kB of a message, image included")
     lower.xaxis.set_major_formatter("{x:g}")
     lower.margins(y=1.5)
     return save_png(figure, out)
 
 
 def format_points(points: list[Point]) -> str:
-    lines = [f"{'':<48}{'message B':>11}{'picture B':>11}{'features B':>12}{'accuracy %':>12}"]
+    lines = [f"{'':<48}{'message B':>11}{'image B':>11}{'features B':>12}{'accuracy %':>12}"]
     for point in points:
         size = point.size
         lines.append(
-            f"{point.label:<48}{size.message:>11.0f}{size.picture:>11.0f}{size.features:>12.0f}"
+            f"{point.label:<48}{size.message:>11.0f}{size.image:>11.0f}{size.features:>12.0f}"
             f"{100 * point.accuracy:>12.2f}"
         )
     return "\n".join(lines)
@@ -276,9 +276,9 @@ def main(arguments: argparse.Namespace) -> None:
         "provenance": provenance(),
     }
     atomic_write_text(arguments.out / "rate.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    picture = draw(points, f"{data.name}, {arguments.obfuscation}", arguments.out / "rate.png")
+    image = draw(points, f"{data.name}, {arguments.obfuscation}", arguments.out / "rate.png")
     print(format_points(points))
-    print(f"wrote {arguments.out / 'rate.json'}, {picture}")
+    print(f"wrote {arguments.out / 'rate.json'}, {image}")
 
 
 if __name__ == "__main__":

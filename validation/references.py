@@ -1,4 +1,4 @@
-"""Published accuracies of AdaFace's weights on clear pictures, to set a run's own beside."""
+"""Published accuracies of AdaFace's weights on clear images, to set a run's own beside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Reference:
 SOURCE = (
     "the table of high-quality validation sets in AdaFace's README (Kim et al., CVPR 2022; GitHub mk-minchul/AdaFace)"
 )
-CONDITIONS = "aligned 112x112 pictures in BGR, 10 folds, embeddings of picture and mirror image fused (--flip)"
+CONDITIONS = "aligned 112x112 images in BGR, 10 folds, embeddings of image and mirror image fused (--flip)"
 
 _SETS = ("lfw", "cfp_fp", "cplfw", "calfw", "agedb_30")
 _FILE_MARK = "adaface"

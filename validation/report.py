@@ -19,7 +19,7 @@ from validation.tables import Table
 from validation.verification import FALSE_MATCHES_NEEDED, REPORTED_FARS, Verification
 
 CONDITIONS = ("clear", "obfuscated", "compensated")
-"""What the recogniser saw: the clear picture, the obfuscated one, or that with the client's features."""
+"""What the recogniser saw: the clear image, the obfuscated one, or that with the client's features."""
 
 PROTOCOL = (
     "accuracy: the LFW protocol. A pair matches, is called one person, when the squared L2 distance of its embeddings "
@@ -37,10 +37,10 @@ RECOVERY = (
 )
 INTERVALS = (
     "[low, high]: 95 % interval, percentile bootstrap over pairs, genuine and impostor pairs drawn separately; for the "
-    "accuracy within folds, thresholds chosen anew. Pairs that share pictures or people are taken as independent."
+    "accuracy within folds, thresholds chosen anew. Pairs that share images or people are taken as independent."
 )
 PAYLOAD = (
-    "payload bytes: mean size of a message, obfuscated picture and features, over up to 128 pictures; --flip sends two."
+    "payload bytes: mean size of a message, obfuscated image and features, over up to 128 images; --flip sends two."
 )
 
 
@@ -50,13 +50,13 @@ class Row:
 
     Attributes:
         dataset: name of the validation set.
-        obfuscation: name, or None for clear pictures, which then go with every obfuscation of the dataset.
+        obfuscation: name, or None for clear images, which then go with every obfuscation of the dataset.
         condition: "clear", "obfuscated" or "compensated".
         result: the rates, 0 to 1.
         images: distinct images of the set.
         pairs: pairs of the set.
-        payload_bytes: mean size of what the client sends for a picture; None where no features are sent.
-        payload_picture_bytes: of that, the obfuscated picture.
+        payload_bytes: mean size of what the client sends for an image; None where no features are sent.
+        payload_image_bytes: of that, the obfuscated image.
         payload_feature_bytes: of that, the features of all taps.
         intervals: of the rates, None where none were asked for.
         reference_accuracy: what the recogniser's authors published, 0 to 1, or None.
@@ -72,7 +72,7 @@ class Row:
     images: int
     pairs: int
     payload_bytes: float | None = None
-    payload_picture_bytes: float | None = None
+    payload_image_bytes: float | None = None
     payload_feature_bytes: float | None = None
     intervals: Intervals | None = None
     reference_accuracy: float | None = None
@@ -100,7 +100,7 @@ class Row:
             "images": self.images,
             "pairs": self.pairs,
             "payload_bytes": self.payload_bytes,
-            "payload_picture_bytes": self.payload_picture_bytes,
+            "payload_image_bytes": self.payload_image_bytes,
             "payload_feature_bytes": self.payload_feature_bytes,
             "tar_at_far_missing": missing,
             **{f"{name}_interval": interval for name, interval in found.items()},

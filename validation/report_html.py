@@ -1,6 +1,6 @@
 """report.html: the results, the charts and a few faces on one page that needs nothing but itself.
 
-The page holds no script and asks for nothing: pictures are data URIs, charts inline SVG, and its own content security
+The page holds no script and asks for nothing: images are data URIs, charts inline SVG, and its own content security
 policy refuses the rest.
 """
 
@@ -83,17 +83,17 @@ def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, str(value)
 
 
-def data_uri(picture: np.ndarray | None) -> str | None:
-    """A picture, (H, W, 3) RGB or (H, W) grey uint8, as a PNG in a data URI; None stays None."""
-    if picture is None:
+def data_uri(image: np.ndarray | None) -> str | None:
+    """An image, (H, W, 3) RGB or (H, W) grey uint8, as a PNG in a data URI; None stays None."""
+    if image is None:
         return None
-    encoded = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1]  # OpenCV takes BGR
+    encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)[1]  # OpenCV takes BGR
     return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
 def _subtitle(config: dict[str, Any]) -> str:
     recogniser = config.get("recogniser", {}).get("name", "unknown")
-    flip = ", picture and mirror image fused" if config.get("flip") else ""
+    flip = ", image and mirror image fused" if config.get("flip") else ""
     return f"Client {config.get('backbone_resume', 'unknown')}, recogniser {recogniser}{flip}"
 
 
@@ -113,11 +113,11 @@ def _section(section: Section, rows: Sequence[Row]) -> dict[str, Any]:
         "summary": summary,
         "published": next((row.reference_accuracy for _, row in own if row.reference_accuracy is not None), None),
         "charts": [{"svg": Markup(chart.svg), "caption": chart.caption} for chart in section.charts],
-        "examples": [_pictures(example) for example in section.examples],
+        "examples": [_images(example) for example in section.examples],
     }
 
 
-def _pictures(example: Example) -> dict[str, Any]:
+def _images(example: Example) -> dict[str, Any]:
     names = ("obfuscated", "residual", "features", "shuffled")
     kinds = [
         {"obfuscation": kind.obfuscation, **{name: data_uri(getattr(kind, name)) for name in names}}

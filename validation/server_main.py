@@ -50,7 +50,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         "--data-root", type=Path, default=default.data_root, metavar="DIR", help="folder with the validation sets"
     )
     parser.add_argument("--datasets", nargs="+", default=default.datasets, metavar="NAME", help="validation sets")
-    parser.add_argument("--batch-size", type=int, default=default.batch_size, metavar="N", help="pictures at once")
+    parser.add_argument("--batch-size", type=int, default=default.batch_size, metavar="N", help="images at once")
     parser.add_argument("--device", default=default.device, help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--amp", default=default.amp, choices=["auto", "bf16", "none"], help="precision (auto)")
     parser.add_argument(
@@ -85,7 +85,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1 or arguments.resamples < 0:
         raise ValueError(
             f"--batch-size {arguments.batch_size} --resamples {arguments.resamples}: a batch has at least 1 "
-            "picture, and there are 0 (none) or more resamples"
+            "image, and there are 0 (none) or more resamples"
         )
     check_present(arguments.data_root, arguments.datasets)
     device = pick_device(arguments.device)

@@ -1,4 +1,4 @@
-"""Validation of a recogniser between epochs of its training: accuracy on clear pictures, and the best one so far."""
+"""Validation of a recogniser between epochs of its training: accuracy on clear images, and the best one so far."""
 
 from __future__ import annotations
 

@@ -67,11 +67,11 @@ def parse_arguments() -> argparse.Namespace:
     option("data-root", "folder with the validation sets", type=Path, metavar="DIR")
     option("datasets", "validation sets", nargs="+", metavar="NAME")
     option("obfuscations", "kinds of obfuscation", nargs="+", choices=KINDS)
-    option("camera", "what a camera does to every picture first; None: nothing", choices=sorted(CAMERAS))
+    option("camera", "what a camera does to every image first; None: nothing", choices=sorted(CAMERAS))
     option("server", "recogniser; None: as the client file says", metavar="NAME")
     option("server-checkpoint", "its weights; None: as the client file says", type=Path, metavar="FILE")
     option("channel-order", "colours it is fed; None: as the client file says", choices=["auto", "rgb", "bgr"])
-    option("batch-size", "pictures embedded at once", type=int, metavar="N")
+    option("batch-size", "images embedded at once", type=int, metavar="N")
     option("num-workers", "processes that obfuscate", type=int, metavar="N")
     option("device", "auto, cpu, cuda or cuda:N")
     option("amp", "precision; auto: bf16 where the device computes in it, else none", choices=["auto", "bf16", "none"])
@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--flip",
         action="store_true",
-        help="fuse picture and mirror image, as AdaFace's published accuracies do; takes twice the time",
+        help="fuse image and mirror image, as AdaFace's published accuracies do; takes twice the time",
     )
     parser.add_argument("--dump-embeddings", action="store_true", help="write OUT/embeddings/*.npz")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
@@ -102,7 +102,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     if settings.batch_size < 1 or settings.num_workers < 0:
         raise ValueError(
             f"--batch-size {settings.batch_size} --num-workers {settings.num_workers}: "
-            "a batch has at least 1 picture, and there are 0 or more workers"
+            "a batch has at least 1 image, and there are 0 or more workers"
         )
     return replace(settings, datasets=tuple(settings.datasets), obfuscations=tuple(settings.obfuscations))
 
@@ -119,7 +119,7 @@ def load_system(settings: Settings) -> ProFaceC:
 
 
 def load_set(settings: Settings, name: str) -> ValidationSet:
-    """A validation set as the camera of the settings took it; what it draws follows from seed and picture alone.
+    """A validation set as the camera of the settings took it; what it draws follows from seed and image alone.
 
     Raises:
         FileNotFoundError, ValueError: as `load_validation_set`.
@@ -130,8 +130,8 @@ def load_set(settings: Settings, name: str) -> ValidationSet:
     camera = CAMERAS[settings.camera]
     images = np.empty_like(data.images)
     for place, image in enumerate(data.images):
-        picture = np.ascontiguousarray(image.transpose(1, 2, 0))
-        images[place] = camera(picture, content_stream(picture, settings.seed, "camera")).transpose(2, 0, 1)
+        face = np.ascontiguousarray(image.transpose(1, 2, 0))  # (112, 112, 3)
+        images[place] = camera(face, content_stream(face, settings.seed, "camera")).transpose(2, 0, 1)
     return replace(data, images=images)
 
 
@@ -204,9 +204,7 @@ def make_row(
 
 def with_sizes(row: Row, size: PayloadSize) -> Row:
     """The row with the bytes of a message."""
-    return replace(
-        row, payload_bytes=size.message, payload_picture_bytes=size.picture, payload_feature_bytes=size.features
-    )
+    return replace(row, payload_bytes=size.message, payload_image_bytes=size.image, payload_feature_bytes=size.features)
 
 
 def dump_embeddings(out: Path, dataset: str, condition: Condition, embeddings: np.ndarray) -> None:
@@ -225,7 +223,7 @@ def main(arguments: argparse.Namespace) -> None:
     system = load_system(settings).to(device)
     system.to(memory_format=torch.channels_last)
     weights = server_weights(settings)
-    # what was published holds for pictures that no camera changed
+    # what was published holds for images that no camera changed
     reference = find_reference(system.recogniser.name, weights) if settings.camera is None else None
     found = [evaluate_set(system, load_set(settings, name), settings, device, reference) for name in settings.datasets]
     results = [result for result in found if result is not None]

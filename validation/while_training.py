@@ -90,7 +90,7 @@ class ValidationHook(Hook):
 
 
 def label(dataset: str, condition: Condition) -> str:
-    """set/obfuscation/condition, the clear pictures without an obfuscation."""
+    """set/obfuscation/condition, the clear images without an obfuscation."""
     return "/".join(filter(None, (dataset, condition.obfuscation, condition.name)))
 
 

@@ -51,19 +51,19 @@ class Backbone(nn.Module):
         return maps
 
     def align(self, tap: int, features: Tensor, size: Sequence[int]) -> Tensor:
-        """Bring features in the picture's frame (B, C, h, w) to the `size` (H, W) of the map at tap `tap` (0..3).
+        """Bring features in the image's frame (B, C, h, w) to the `size` (H, W) of the map at tap `tap` (0..3).
 
-        Bilinear, unless the network sees the picture through a warp of its own.
+        Bilinear, unless the network sees the image through a warp of its own.
         """
         return resize(features, size)
 
     @torch.no_grad()
     def tap_shapes(self) -> list[Shape]:
-        """Shapes (C_i, H_i, W_i) of the four maps for a 112x112 picture, found by running one."""
+        """Shapes (C_i, H_i, W_i) of the four maps for a 112x112 image, found by running one."""
         was_training = self.training
         device = next(self.parameters()).device
-        picture = torch.zeros(1, self.input_channels, INPUT_SIZE_PX, INPUT_SIZE_PX, device=device)
-        maps = self.eval().taps(picture)
+        image = torch.zeros(1, self.input_channels, INPUT_SIZE_PX, INPUT_SIZE_PX, device=device)
+        maps = self.eval().taps(image)
         self.train(was_training)
         return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
 

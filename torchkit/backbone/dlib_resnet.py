@@ -112,7 +112,7 @@ def _add_padded(a: Tensor, b: Tensor) -> Tensor:
 
 
 class DlibResNet(Backbone):
-    """dlib's recogniser behind the project's picture frame.
+    """dlib's recogniser behind the project's image frame.
 
     Shape: (B, 3, 112, 112) RGB in [-1, 1], ArcFace-aligned -> (B, 128). Taps: the ends of the groups of 32
     (35x35), 64 (17x17), 128 (8x8) and 256 channels (4x4 in a 150x150 chip, before the last down block).

@@ -19,7 +19,7 @@ from torchkit.util.pixels import INPUT_SIZE_PX
 PREFIX = "timm/"
 """How the names of these networks begin, e.g. "timm/resnet18"."""
 STRIDES = (4, 8, 16, 32)
-"""Of the maps at the taps, in pixels of the picture."""
+"""Of the maps at the taps, in pixels of the image."""
 
 
 def check_timm_name(name: str) -> None:
@@ -49,7 +49,7 @@ class TimmNetwork(Backbone):
     28, 14, 7 and 4 pixels.
 
     Raises:
-        ValueError: the network has no such maps, or does not take pictures of 112 pixels.
+        ValueError: the network has no such maps, or does not take images of 112 pixels.
     """
 
     def __init__(self, name: str, embedding_size: int = 512) -> None:
@@ -90,7 +90,7 @@ class TimmNetwork(Backbone):
             if self.input_channels != 3:  # a stem of several branches, of which one alone was widened
                 remedy += ", or CLIENT.INPUT: residual"
             raise ValueError(
-                f"{self.name} does not run on a picture of {INPUT_SIZE_PX}x{INPUT_SIZE_PX} pixels and "
+                f"{self.name} does not run on an image of {INPUT_SIZE_PX}x{INPUT_SIZE_PX} pixels and "
                 f"{self.input_channels} channels ({(str(error).splitlines() or [type(error).__name__])[0]}); {remedy}"
             ) from error
 

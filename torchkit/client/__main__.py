@@ -1,7 +1,7 @@
 """What a phone does with a trained client, and what it needs for that.
 
     python -m torchkit.client export runs/demo/client.pth -o phone.pth     the client file for a phone
-    python -m torchkit.client encode faces/ -m phone.pth -o messages/      pictures -> messages (.pfc)
+    python -m torchkit.client encode faces/ -m phone.pth -o messages/      images -> messages (.pfc)
     python -m torchkit.client encode face.jpg -m phone.pth -o face.pfc
     python -m torchkit.client onnx phone.pth -o client.onnx                the network for another runtime
 
@@ -20,8 +20,8 @@ import torch
 from torchkit.client.encoder import Encoder, fingerprint
 from torchkit.client.onnx import INPUT, OUTPUTS, export_onnx
 from torchkit.data.convert import add_batch_arguments, convert_files, find_conversions
-from torchkit.data.pictures import EXTENSIONS, read_face
-from torchkit.obfuscation import EVALUATION_SEED, KINDS, evaluation_picture
+from torchkit.data.images import EXTENSIONS, read_face
+from torchkit.obfuscation import EVALUATION_SEED, KINDS, evaluation_image
 from torchkit.payload import encode
 from torchkit.system import load_client_file, restore_client, save_phone_file
 from torchkit.util.cli import run_command
@@ -34,11 +34,11 @@ ENCODE = """Aligned 112x112 faces -> messages, of the format in docs/payload.md.
     python -m torchkit.client encode face.jpg -m phone.pth -o face.pfc
     python -m torchkit.client encode faces/ -m phone.pth -o messages/ --obfuscation gaussian
 
-IN is a picture (JPEG, PNG, BMP, WebP) and OUT the message; or IN is a folder and OUT gets the same tree of messages.
-Messages that are there already are kept: a stopped run goes on where it stopped. A picture that cannot be used is
+IN is an image (JPEG, PNG, BMP, WebP) and OUT the message; or IN is a folder and OUT gets the same tree of messages.
+Messages that are there already are kept: a stopped run goes on where it stopped. An image that cannot be used is
 named, the others are encoded all the same, and the exit code is 2.
 
-Pictures are obfuscated as in validation: with the same seed a message gives the embedding that validation measures.
+Images are obfuscated as in validation: with the same seed a message gives the embedding that validation measures.
 """
 EXPORT = """A client file -> the client file for a phone.
 
@@ -52,7 +52,7 @@ ONNX = f"""A client file, also that for a phone, -> the client network as ONNX. 
     python -m torchkit.client onnx phone.pth -o client.onnx
 
 Input `{INPUT}`: (B, 3, 112, 112) float32, clear minus obfuscated in [-2, 2]; for a client with INPUT: both, the
-obfuscated picture in [-1, 1] as three more channels. Outputs {", ".join(f"`{name}`" for name in OUTPUTS)}: the
+obfuscated image in [-1, 1] as three more channels. Outputs {", ".join(f"`{name}`" for name in OUTPUTS)}: the
 features as they are sent. The file holds the key: give it to phones only.
 """
 
@@ -66,8 +66,8 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    one = commands.add_parser("encode", help="pictures -> messages", description=ENCODE, formatter_class=raw)
-    one.add_argument("source", type=Path, metavar="IN", help="picture, or folder of pictures")
+    one = commands.add_parser("encode", help="images -> messages", description=ENCODE, formatter_class=raw)
+    one.add_argument("source", type=Path, metavar="IN", help="image, or folder of images")
     one.add_argument("-m", "--model", type=Path, required=True, metavar="FILE", help="client file")
     one.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="message, or folder of messages")
     one.add_argument("--obfuscation", choices=KINDS, default="hybrid", help="kind of obfuscation (hybrid)")
@@ -99,15 +99,15 @@ def run_encode(arguments: argparse.Namespace) -> None:
     encoder = Encoder(client)
     kind, seed = arguments.obfuscation, arguments.seed
 
-    def messages(pictures: list[np.ndarray]) -> list[bytes]:
-        obfuscated = [evaluation_picture(picture, kind, seed) for picture in pictures]
-        return [encode(payload) for payload in encoder(pictures, obfuscated)]
+    def messages(images: list[np.ndarray]) -> list[bytes]:
+        obfuscated = [evaluation_image(image, kind, seed) for image in images]
+        return [encode(payload) for payload in encoder(images, obfuscated)]
 
-    done = convert_files(conversions, _read_picture, messages, arguments.batch_size, arguments.overwrite)
+    done = convert_files(conversions, _read_image, messages, arguments.batch_size, arguments.overwrite)
     print(f"messages: {arguments.out} ({done}), of client {encoder.fingerprint.hex()}")
 
 
-def _read_picture(path: Path) -> np.ndarray:
+def _read_image(path: Path) -> np.ndarray:
     return read_face(path, str(path))
 
 

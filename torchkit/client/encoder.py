@@ -1,4 +1,4 @@
-"""From pictures to payloads: what the phone does."""
+"""From images to payloads: what the phone does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchkit.client.model import Client, ClientSettings
 from torchkit.client.quantise import FLOAT_BITS
-from torchkit.payload import Payload, Picture, TapFeatures
+from torchkit.payload import EncodedImage, Payload, TapFeatures
 from torchkit.payload.message import FINGERPRINT_BYTES
 from torchkit.util.pixels import to_batch
 
@@ -39,18 +39,18 @@ class Encoder:
         """Payloads of faces.
 
         Args:
-            clear: pictures (112, 112, 3) uint8 RGB.
+            clear: images (112, 112, 3) uint8 RGB.
             obfuscated: the same, obfuscated.
         """
-        pictures = [Picture.compress(image, self.client.settings.picture_quality) for image in obfuscated]
+        images = [EncodedImage.compress(image, self.client.settings.image_quality) for image in obfuscated]
         device = next(self.client.parameters()).device
-        received = to_batch([picture.pixels for picture in pictures]).to(device)
+        received = to_batch([image.pixels for image in images]).to(device)
         maps = self.client.unquantised(self.client.prepare(to_batch(clear).to(device), received))
         taps = [self._tap_features(name, features) for name, features in maps.items()]
-        return [Payload(self.fingerprint, *message) for message in zip(pictures, zip(*taps, strict=True), strict=True)]
+        return [Payload(self.fingerprint, *message) for message in zip(images, zip(*taps, strict=True), strict=True)]
 
     def _tap_features(self, name: str, features: Tensor) -> list[TapFeatures]:
-        """What leaves of one tap's features (B, C, h, w), for each picture."""
+        """What leaves of one tap's features (B, C, h, w), for each image."""
         bits, step, codes = FLOAT_BITS, 1.0, features.float()
         if name in self.client.quantisers and (quantiser := self.client.quantisers[name]).active:
             bits, step, codes = quantiser.bits, quantiser.step.item(), quantiser.codes(features)
@@ -58,4 +58,4 @@ class Encoder:
         if name in self.client.pruners:
             kept = kept[self.client.pruners[name].keep.cpu().numpy()]
         shape = (codes.shape[1], codes.shape[2], codes.shape[3])
-        return [TapFeatures(shape, kept, bits, step, picture[kept]) for picture in codes.cpu().numpy()]
+        return [TapFeatures(shape, kept, bits, step, one_face[kept]) for one_face in codes.cpu().numpy()]

@@ -25,6 +25,8 @@ from torchkit.util.pixels import CHANNEL_ORDERS, network_input, residual
 
 LAYOUTS = ("native", "published")
 INPUTS = ("residual", "both", "difference")
+STORED_NAMES = {"image_quality": "picture_quality"}
+"""Settings that client files, and with them fingerprints, know by an older name."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class ClientSettings:
     layout: str = "native"
     channel_order: str = "rgb"
     input: str = "residual"
-    """residual: clear minus obfuscated; both: that and the obfuscated picture, which the server has anyway;
-    difference: the backbone's maps of the clear picture minus its maps of the obfuscated one."""
+    """residual: clear minus obfuscated; both: that and the obfuscated image, which the server has anyway;
+    difference: the backbone's maps of the clear image minus its maps of the obfuscated one."""
     shuffle_taps: tuple[int, ...] = (1,)
     """Taps, counted from 1, whose features are shuffled."""
     shuffle_block_px: int = 14
@@ -48,15 +50,15 @@ class ClientSettings:
     """Share of each tap's channels that is never sent."""
     pruned_values: tuple[float, ...] = (0.0,) * NUM_TAPS
     """Share of the values of the other channels that is sent as zero."""
-    picture_quality: int | None = None
-    """Of the obfuscated picture: None lossless, 0..100 lossy WebP."""
+    image_quality: int | None = None
+    """Of the obfuscated image: None lossless, 0..100 lossy WebP."""
 
     def without_compression(self) -> ClientSettings:
         """The settings of the same client that sends everything: what two clients must share to share weights."""
         none = ClientSettings(self.server_shapes)
         return replace(
             self, bits=none.bits, pruned_channels=none.pruned_channels, pruned_values=none.pruned_values,
-            picture_quality=none.picture_quality,
+            image_quality=none.image_quality,
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -93,18 +95,21 @@ class ClientSettings:
             )
         if any(bits == 1 and share for bits, share in zip(self.bits, self.pruned_values, strict=True)):
             raise ValueError("features of 1 bit have no zero, so that their values cannot be pruned; prune channels")
-        if self.picture_quality is not None and self.picture_quality not in range(101):
-            raise ValueError(f"picture quality {self.picture_quality}: allowed are 0..100, or none for lossless")
+        if self.image_quality is not None and self.image_quality not in range(101):
+            raise ValueError(f"image quality {self.image_quality}: allowed are 0..100, or none for lossless")
 
     def as_dict(self) -> dict[str, Any]:
-        """In types that a weight file may hold."""
-        return {key: list(map(list, value)) if key == "server_shapes" else value for key, value in asdict(self).items()}
+        """In types that a weight file may hold, under the names that files have had from the start."""
+        values = asdict(self) | {"server_shapes": [list(shape) for shape in self.server_shapes]}
+        return {STORED_NAMES.get(key, key): value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ClientSettings:
         shapes = tuple((int(c), int(h), int(w)) for c, h, w in values["server_shapes"])
         tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list | tuple)}
-        return cls(**{**values, **tuples, "server_shapes": shapes})
+        known = {**values, **tuples, "server_shapes": shapes}
+        names = {stored: name for name, stored in STORED_NAMES.items()}
+        return cls(**{names.get(key, key): value for key, value in known.items()})
 
 
 class Client(nn.Module):
@@ -114,7 +119,7 @@ class Client(nn.Module):
         settings: what to build.
         key_seed: seed of the key; None: from the operating system.
 
-    Shape: what `prepare` makes of a picture, (B, input_channels, 112, 112) in [-2, 2] -> list of four
+    Shape: what `prepare` makes of an image, (B, input_channels, 112, 112) in [-2, 2] -> list of four
     (B, C_i, h_i, w_i), with the server's channels C_i.
     """
 
@@ -234,7 +239,7 @@ class Client(nn.Module):
     def _taps(self, prepared: Tensor) -> list[Tensor]:
         if self.settings.input != "difference":
             return self.backbone.taps(prepared)
-        both = self.backbone.taps(torch.cat(prepared.chunk(2, dim=1)))  # clear pictures, then obfuscated ones
+        both = self.backbone.taps(torch.cat(prepared.chunk(2, dim=1)))  # clear images, then obfuscated ones
         return [clear - obfuscated for clear, obfuscated in (tap.chunk(2) for tap in both)]
 
     def _feature(self, index: int, tap: Tensor) -> Tensor:
@@ -263,7 +268,7 @@ def headless(backbone: Backbone) -> Backbone:
 def widen_input(backbone: Backbone) -> Backbone:
     """`backbone` with an input of 6 channels: its first convolution adds up what it makes of either half.
 
-    On residual and obfuscated picture it starts as the original network on their sum, the clear picture.
+    On residual and obfuscated image it starts as the original network on their sum, the clear image.
     """
     name, narrow = next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
     wide = copy.deepcopy(narrow)

@@ -1,6 +1,6 @@
 """The client network as an ONNX file, for the runtimes of phones.
 
-Its input `prepared` is what `Client.prepare` makes of pictures, its outputs `tap_1` to `tap_4` are the features as
+Its input `prepared` is what `Client.prepare` makes of images, its outputs `tap_1` to `tap_4` are the features as
 they are sent: shuffled, pruned, quantised (step * code). The file holds the key.
 """
 
@@ -50,7 +50,7 @@ def _traced(client: Client) -> bytes:
     """
     example = torch.zeros(2, client.input_channels, INPUT_SIZE_PX, INPUT_SIZE_PX)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # It warns of every decision that depends on a shape or a setting; none depends on the picture or the batch.
+        # It warns of every decision that depends on a shape or a setting; none depends on the image or the batch.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(

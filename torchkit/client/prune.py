@@ -1,7 +1,7 @@
 """Pruning of features: whole channels, chosen during training and never sent again, and small values.
 
-A channel's importance is the first-order change of a picture's loss without it, |sum a * dL/da| (Molchanov et al.,
-CVPR 2019, arXiv 1906.10771), averaged over pictures. The pruned share grows from 0 to its final value along a cubic
+A channel's importance is the first-order change of an image's loss without it, |sum a * dL/da| (Molchanov et al.,
+CVPR 2019, arXiv 1906.10771), averaged over images. The pruned share grows from 0 to its final value along a cubic
 (Zhu and Gupta, 2017, arXiv 1710.01878): fast at first, slow at the end.
 """
 
@@ -57,7 +57,7 @@ class Pruner(nn.Module):
         return self._without_small(x) if self.value_share else x
 
     def _observed(self, mask: Tensor) -> Tensor:
-        """The mask (B, C, 1, 1), whose gradient is the sum over places of a * dL/da, for each picture and channel."""
+        """The mask (B, C, 1, 1), whose gradient is the sum over places of a * dL/da, for each image and channel."""
         mask = mask.contiguous().requires_grad_()
         mask.register_hook(self._note_importance)
         return mask
@@ -91,12 +91,12 @@ class Pruner(nn.Module):
 
 
 def _sampled(values: Tensor) -> Tensor:
-    """This process's part of every n-th value (B, V) of all processes' pictures, whose order is the sampler's."""
+    """This process's part of every n-th value (B, V) of all processes' images, whose order is the sampler's."""
     processes, size = world_size(), values.shape[1]
     step = max(1, values.numel() * processes // SAMPLE)
     if processes == 1:
         return values.flatten()[::step]
-    firsts = range(rank() * size, len(values) * processes * size, processes * size)  # each picture's, among all values
+    firsts = range(rank() * size, len(values) * processes * size, processes * size)  # each image's, among all values
     return torch.cat([row[-first % step :: step] for row, first in zip(values, firsts, strict=True)])
 
 

@@ -56,7 +56,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _gradient_scale(features: Tensor, highest: int) -> float:
-    """LSQ, section 2.2: 1 / sqrt(features of a picture * highest code), so that the step learns as fast as weights."""
+    """LSQ, section 2.2: 1 / sqrt(features of an image * highest code), so that the step learns as fast as weights."""
     return 1 / math.sqrt(features[0].numel() * highest)
 
 

@@ -14,7 +14,7 @@ from torchkit.util.pixels import INPUT_SIZE_PX
 TEMPLATE_PX = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-"""(5, 2) x and y in a 112x112 picture: eyes, tip of the nose, corners of the mouth; left is the picture's left."""
+"""(5, 2) x and y in a 112x112 image: eyes, tip of the nose, corners of the mouth; left is the image's left."""
 MIN_SPREAD_PX = 1.0
 """Root mean square distance of the points from their centre, below which they say nothing about a face."""
 
@@ -49,7 +49,7 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align_face(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Cut out a face so that its five points lie on the template; what is outside the picture becomes black.
+    """Cut out a face so that its five points lie on the template; what is outside the image becomes black.
 
     Bilinear, as the published recognisers' training data were made.
 
@@ -61,11 +61,11 @@ def align_face(image: np.ndarray, points: np.ndarray) -> np.ndarray:
         (112, 112, 3) uint8, colours in the order of `image`.
 
     Raises:
-        ValueError: points that are not finite or lie in one place, or a face that lies outside the picture.
+        ValueError: points that are not finite or lie in one place, or a face that lies outside the image.
     """
     matrix = fit_similarity(points, TEMPLATE_PX)
     height, width = image.shape[:2]
     inside = (points >= 0) & (points <= [width - 1, height - 1])
     if not inside.all(axis=1).any():
-        raise ValueError(f"all five points lie outside the picture of {width}x{height}")
+        raise ValueError(f"all five points lie outside the image of {width}x{height}")
     return cv2.warpAffine(image, matrix, (INPUT_SIZE_PX, INPUT_SIZE_PX), flags=cv2.INTER_LINEAR)

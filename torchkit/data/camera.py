@@ -1,4 +1,4 @@
-"""What a camera does to a face before a client sees it: light, slight misalignment, JPEG. On 8-bit pictures."""
+"""What a camera does to a face before a client sees it: light, slight misalignment, JPEG. On 8-bit images."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def brightened(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
-    """The picture moved by whole pixels; its edge pixels stand as mirrors for what comes in."""
+    """The image moved by whole pixels; its edge pixels stand as mirrors for what comes in."""
     height, width = image.shape[:2]
     margin = max(abs(down), abs(right))
     padded = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REFLECT_101)
@@ -59,7 +59,7 @@ def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
 
 
 def recompressed(image: np.ndarray, quality: int) -> np.ndarray:
-    """The picture (RGB) after JPEG of `quality` 0..100 and back."""
+    """The image (RGB) after JPEG of `quality` 0..100 and back."""
     _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert decoded is not None

@@ -1,8 +1,8 @@
 """Lists of pairs: reading LFW's format and `path path same`, and drawing balanced ones.
 
 LFW's format (`pairs.txt`): the first line has the counts, `10 300` (ten folds, each with 300 pairs of one person and
-300 of two) or `1100` (1100 of each, no folds). Then a line for each pair: `name n1 n2` for pictures n1 and n2 of one
-person, or `name1 n1 name2 n2` for two; picture n of `name` is `name/name_000n.jpg` (or .jpeg, .png).
+300 of two) or `1100` (1100 of each, no folds). Then a line for each pair: `name n1 n2` for images n1 and n2 of one
+person, or `name1 n1 name2 n2` for two; image n of `name` is `name/name_000n.jpg` (or .jpeg, .png).
 
 `path path same`: a line for each pair, `same` being 1 or 0, and no line of counts. Folds are contiguous tenths.
 
@@ -35,7 +35,7 @@ class Pair:
     """A line of a list."""
 
     first: str
-    """Path relative to the folder of the pictures."""
+    """Path relative to the folder of the images."""
     second: str
     same: bool
     where: str
@@ -47,7 +47,7 @@ def read_pairs(file: Path, root: Path, report: Report = stop) -> list[Pair]:
 
     Args:
         file: the list.
-        root: folder of the pictures; in LFW's format it decides their extension.
+        root: folder of the images; in LFW's format it decides their extension.
         report: told of each line that is wrong; by default the first is raised.
 
     Returns:
@@ -94,14 +94,14 @@ def _path_pair(line: str, where: str, report: Report) -> Pair | None:
 def _lfw_pair(line: str, root: Path, where: str, report: Report) -> Pair | None:
     match fields(line):
         case [str(name), n1, n2]:
-            pictures, same = ((name, n1), (name, n2)), True
+            images, same = ((name, n1), (name, n2)), True
         case [str(name1), n1, str(name2), n2] if name1 != name2:
-            pictures, same = ((name1, n1), (name2, n2)), False
+            images, same = ((name1, n1), (name2, n2)), False
         case _:
             report(ValueError(f"{where}: {line!r}: expected {LFW_FORM}"))
             return None
     try:
-        first, second = (_lfw_path(name, number, root, f"{where}: {line!r}") for name, number in pictures)
+        first, second = (_lfw_path(name, number, root, f"{where}: {line!r}") for name, number in images)
     except ValueError as error:
         report(error)
         return None
@@ -139,13 +139,13 @@ def _alternate(pairs: list[Pair]) -> list[Pair]:
 
 
 def draw_pairs(labels: np.ndarray, count: int, seed: int) -> list[tuple[int, int, bool]]:
-    """Draw pairs of pictures: ten folds, each with as many pairs of one person as of two, no pair twice.
+    """Draw pairs of images: ten folds, each with as many pairs of one person as of two, no pair twice.
 
-    People take turns, so that those with many pictures do not outweigh the others. With at least 20 people each belongs
+    People take turns, so that those with many images do not outweigh the others. With at least 20 people each belongs
     to one fold, as in LFW; fewer are drawn from for all folds.
 
     Args:
-        labels: (N,) int, whom picture i shows.
+        labels: (N,) int, whom image i shows.
         count: how many pairs; a multiple of 20.
         seed: of the drawing.
 
@@ -153,7 +153,7 @@ def draw_pairs(labels: np.ndarray, count: int, seed: int) -> list[tuple[int, int
         (position, position, same), fold after fold.
 
     Raises:
-        ValueError: another count, or more than the pictures give.
+        ValueError: another count, or more than the images give.
     """
     if count < 2 * FOLDS or count % (2 * FOLDS):
         raise ValueError(
@@ -173,7 +173,7 @@ def draw_pairs(labels: np.ndarray, count: int, seed: int) -> list[tuple[int, int
 
 
 def _same_pairs(people: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    sizes = [len(pictures) * (len(pictures) - 1) // 2 for pictures in people]
+    sizes = [len(images) * (len(images) - 1) // 2 for images in people]
     pairs = []
     for person, rank in _take_turns(sizes, count, rng, "pairs of one person"):
         second = int((1 + (1 + 8 * rank) ** 0.5) / 2)  # pair `rank` in the order (0, 1), (0, 2), (1, 2), (0, 3), ...

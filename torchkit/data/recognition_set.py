@@ -1,4 +1,4 @@
-"""Training samples of a recogniser: clear pictures, half of them mirrored. Runs in the data-loader's workers."""
+"""Training samples of a recogniser: clear images, half of them mirrored. Runs in the data-loader's workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RecognitionSet(Dataset[ClearSample]):
     """Samples of several indices ("branches"), addressed by `SampleKey`; like `TrainingSet`, without obfuscation.
 
     Args:
-        branches: the pictures.
+        branches: the images.
         seed: of the run.
     """
 

@@ -21,7 +21,7 @@ class BranchBatchSampler(Sampler[list[SampleKey]]):
     batch norms need full ones); shorter branches start over in a new order.
 
     Args:
-        sizes: pictures in each branch.
+        sizes: images in each branch.
         batch_sizes: samples of each branch in a batch, of all processes together.
         seed: seed of the order.
         rank: this process, from 0; its sample i is sample i * processes + rank of the batch.
@@ -37,12 +37,12 @@ class BranchBatchSampler(Sampler[list[SampleKey]]):
         for branch, (size, batch_size) in enumerate(zip(sizes, batch_sizes, strict=True)):
             if size < batch_size:
                 raise ValueError(
-                    f"DATASETS.{branch}.batch_size = {batch_size}, but the set has only {size} pictures; "
+                    f"DATASETS.{branch}.batch_size = {batch_size}, but the set has only {size} images; "
                     "take a smaller batch"
                 )
             if batch_size % processes:
                 raise ValueError(
-                    f"DATASETS.{branch}.batch_size = {batch_size} counts the pictures of all processes together, and "
+                    f"DATASETS.{branch}.batch_size = {batch_size} counts the images of all processes together, and "
                     f"{processes} of them share it out evenly: take a multiple of {processes}"
                 )
         self.sizes, self.batch_sizes, self.seed = sizes, batch_sizes, seed

@@ -120,5 +120,5 @@ def check_inside(path: str, where: str) -> None:
     for kind in (PurePosixPath(path), PureWindowsPath(path)):
         if kind.anchor or ".." in kind.parts:
             raise ValueError(
-                f"{where}: {path!r} may lead out of the folder of the pictures; expected a relative path without `..`"
+                f"{where}: {path!r} may lead out of the folder of the images; expected a relative path without `..`"
             )

@@ -1,4 +1,4 @@
-"""Training samples: decode, flip, obfuscate. Runs in the data-loader's workers, on 8-bit pictures."""
+"""Training samples: decode, flip, obfuscate. Runs in the data-loader's workers, on 8-bit images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchkit.data.camera import Camera
 from torchkit.data.index import Index
-from torchkit.obfuscation import Sampler
-from torchkit.payload import Picture
+from torchkit.obfuscation import RandomObfuscation
+from torchkit.payload import EncodedImage
 from torchkit.util.seeding import stream
 
 DIGEST_BYTES = 16
@@ -27,9 +27,9 @@ class SampleKey(NamedTuple):
     branch: int
     epoch: int
     draw: int
-    """Which draw of the branch in this epoch; tells repetitions of a picture apart."""
+    """Which draw of the branch in this epoch; tells repetitions of an image apart."""
     position: int
-    """Of the picture in the index, from 0."""
+    """Of the image in the index, from 0."""
 
 
 class Sample(NamedTuple):
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     label: Tensor
     """() int64."""
     digests: Tensor
-    """(2, 16) uint8: names of the clear picture's pixels, and of its mirror image's."""
+    """(2, 16) uint8: names of the clear image's pixels, and of its mirror image's."""
 
 
 class TrainingSet(Dataset[Sample]):
@@ -52,15 +52,15 @@ class TrainingSet(Dataset[Sample]):
     number of workers does not matter, and a resumed run sees what an uninterrupted one does.
 
     Args:
-        branches: the pictures.
+        branches: the images.
         sampler: draws the obfuscations.
         seed: of the run.
-        quality: of the obfuscated picture as it is sent: None lossless, 0..100 lossy WebP.
-        camera: what happens to a picture before the client sees it; None: nothing.
+        quality: of the obfuscated image as it is sent: None lossless, 0..100 lossy WebP.
+        camera: what happens to an image before the client sees it; None: nothing.
     """
 
     def __init__(
-        self, branches: Sequence[Index], sampler: Sampler, seed: int, quality: int | None = None,
+        self, branches: Sequence[Index], sampler: RandomObfuscation, seed: int, quality: int | None = None,
         camera: Camera | None = None,
     ) -> None:  # fmt: skip
         self.branches, self.sampler, self.seed, self.quality = branches, sampler, seed, quality
@@ -75,18 +75,18 @@ class TrainingSet(Dataset[Sample]):
         if self.camera is not None:
             image = self.camera(image, rng)
         obfuscated = as_received(self.sampler(image, rng), self.quality)
-        digests = np.stack([picture_digest(image), picture_digest(image[:, ::-1])])
+        digests = np.stack([image_digest(image), image_digest(image[:, ::-1])])
         label = torch.tensor(int(index.labels[key.position]))
         return Sample(_tensor(image), _tensor(obfuscated), label, torch.from_numpy(digests))
 
 
 def as_received(obfuscated: np.ndarray, quality: int | None) -> np.ndarray:
-    """The obfuscated picture (112, 112, 3) uint8 RGB that the server gets, against which the residual is taken."""
-    return obfuscated if quality is None else Picture.compress(obfuscated, quality).pixels
+    """The obfuscated image (112, 112, 3) uint8 RGB that the server gets, against which the residual is taken."""
+    return obfuscated if quality is None else EncodedImage.compress(obfuscated, quality).pixels
 
 
-def picture_digest(image: np.ndarray) -> np.ndarray:
-    """(16,) uint8: what tells a picture from every other, whatever file it came from."""
+def image_digest(image: np.ndarray) -> np.ndarray:
+    """(16,) uint8: what tells an image from every other, whatever file it came from."""
     return np.frombuffer(hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest(), np.uint8)
 
 

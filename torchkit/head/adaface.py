@@ -15,11 +15,11 @@ FIRST_MEAN, FIRST_STD = 20.0, 100.0  # of the published implementation
 
 
 class AdaFace(MarginHead):
-    """A margin that follows the picture's quality, read off the length of its embedding.
+    """A margin that follows the image's quality, read off the length of its embedding.
 
     With q = clip((length - mean) / std * h, -1, 1), the true class's value is cos(theta - m q) - m (1 + q): an angular
-    margin m for poor pictures (q = -1), a cosine margin m for average ones, and for good ones (q = 1) margins that
-    stress hard pictures. theta - m q is kept within 0..pi. Mean and standard deviation of the lengths are running
+    margin m for poor images (q = -1), a cosine margin m for average ones, and for good ones (q = 1) margins that
+    stress hard images. theta - m q is kept within 0..pi. Mean and standard deviation of the lengths are running
     ones, in training updated before they are used. No gradient passes through q.
 
     The embeddings must come as the network gives them: at length 1 the quality is the same for all.

@@ -1,4 +1,4 @@
-"""Distillation terms: pull the compensated embedding to the frozen recogniser's embedding of the clear picture."""
+"""Distillation terms: pull the compensated embedding to the frozen recogniser's embedding of the clear image."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def mean_squared_error(embeddings: Tensor, targets: Tensor) -> Tensor:
 
 
 def map_error(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Relative squared error of the server's maps against those of the clear picture, averaged over the taps.
+    """Relative squared error of the server's maps against those of the clear image, averaged over the taps.
 
     mean_i  ||m_i - t_i||^2 / ||t_i - mean(t_i)||^2 : 0 is exact, 1 as bad as a constant. An embedding constrains a
-    map by one vector a picture; a map constrains the client at every place, so that few pictures teach it much. The
+    map by one vector an image; a map constrains the client at every place, so that few images teach it much. The
     variance is that of all processes' targets: the mean over the processes is then the error of the whole batch.
 
     Shape: (B, C_i, H_i, W_i) a tap, twice -> ().

@@ -1,6 +1,6 @@
-"""Obfuscation: the visible change of the picture. NumPy in, NumPy out, 8 bits, one image at a time.
+"""Obfuscation: the visible change of the image. NumPy in, NumPy out, 8 bits, one image at a time.
 
-`obfuscate` applies a kind with given settings; `Sampler` draws settings for training; `EVALUATION` holds the
+`obfuscate` applies a kind with given settings; `RandomObfuscation` draws settings for training; `EVALUATION` holds the
 fixed ones of validation.
 """
 
@@ -37,7 +37,7 @@ EVALUATION_SEED = 1234
 
 
 @dataclass(frozen=True)
-class Sampler:
+class RandomObfuscation:
     """Draws an obfuscation for a training image: kind by weight, strength uniformly within the ranges."""
 
     kinds: Mapping[str, float] = field(default_factory=lambda: {"hybrid": 1.0})
@@ -54,7 +54,7 @@ class Sampler:
         return obfuscate(image, kind, rng, self.strength(image.shape[0], rng))
 
     def strength(self, size_px: int, rng: np.random.Generator) -> Strength:
-        """Settings for a picture of `size_px`."""
+        """Settings for an image of `size_px`."""
         low, high = self.median_kernel_px
         blocks = round(size_px / rng.integers(self.block_px[0], self.block_px[1] + 1))
         cells = int(rng.integers(self.grid[0], self.grid[1] + 1))
@@ -67,7 +67,7 @@ class Sampler:
 
 
 def obfuscate(image: np.ndarray, kind: str, rng: np.random.Generator, strength: Strength = EVALUATION) -> np.ndarray:
-    """Obfuscate one picture.
+    """Obfuscate one image.
 
     Args:
         image: (H, W, 3) uint8.
@@ -98,9 +98,9 @@ def obfuscate(image: np.ndarray, kind: str, rng: np.random.Generator, strength: 
     raise ValueError(f"unknown obfuscation {kind!r}; known: {', '.join(KINDS)}")
 
 
-def evaluation_picture(picture: np.ndarray, kind: str, seed: int) -> np.ndarray:
-    """A picture (112, 112, 3) uint8 RGB obfuscated as in validation: evaluation settings, cells by seed and content."""
-    return obfuscate(picture, kind, content_stream(picture, seed, kind))
+def evaluation_image(image: np.ndarray, kind: str, seed: int) -> np.ndarray:
+    """An image (112, 112, 3) uint8 RGB obfuscated as in validation: evaluation settings, cells by seed and content."""
+    return obfuscate(image, kind, content_stream(image, seed, kind))
 
 
 def assign_cells(grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -112,5 +112,6 @@ def assign_cells(grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 __all__ = [
-    "EVALUATION", "EVALUATION_SEED", "KINDS", "Sampler", "Strength", "assign_cells", "evaluation_picture", "obfuscate",
+    "EVALUATION", "EVALUATION_SEED", "KINDS", "RandomObfuscation", "Strength", "assign_cells", "evaluation_image",
+    "obfuscate",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """The four obfuscations as pure functions: (H, W, 3) uint8 in, (H, W, 3) uint8 out.
 
-What leaves the client is an 8-bit picture, so that is what these return; the residual is taken against it.
+What leaves the client is an 8-bit image, so that is what these return; the residual is taken against it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 Cell = tuple[slice, slice]
-"""Rows and columns of a picture."""
+"""Rows and columns of an image."""
 Layer = Callable[[Cell], np.ndarray]
 WHOLE: Cell = (slice(None), slice(None))
 GAUSSIAN_KERNEL_PX = 31
@@ -51,7 +51,7 @@ def median(image: np.ndarray, kernel_px: int, cell: Cell = WHOLE) -> np.ndarray:
 
 
 def pixelate(image: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
-    """Sample the picture at `blocks` (rows, columns) points, bilinear without antialiasing, and magnify.
+    """Sample the image at `blocks` (rows, columns) points, bilinear without antialiasing, and magnify.
 
     The sample points are the block centres; with an odd block side that is a pixel, else the mean of the pixels
     around it. Back to full size by nearest neighbour.
@@ -83,10 +83,10 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def hybrid(shape: tuple[int, ...], layers: Mapping[str, Layer], assignment: np.ndarray) -> np.ndarray:
-    """Put together a picture from cells under different obfuscations.
+    """Put together an image from cells under different obfuscations.
 
     Args:
-        shape: (H, W, 3) of the picture.
+        shape: (H, W, 3) of the image.
         layers: obfuscation name -> function that gives the obfuscated pixels of a cell.
         assignment: (rows, columns) of names: which obfuscation each cell of the grid shows.
     """

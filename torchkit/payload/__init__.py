@@ -1,4 +1,4 @@
-"""The payload: what a client sends, an obfuscated picture and quantised, pruned auxiliary features, as bytes.
+"""The payload: what a client sends, an obfuscated image and quantised, pruned auxiliary features, as bytes.
 
 `encode` writes a `Payload`, `decode` reads one from bytes that nobody vouches for. The format is described byte by
 byte in docs/payload.md. Only NumPy, Pillow and zstandard are needed: a server can read messages without a network.
@@ -6,9 +6,9 @@ byte in docs/payload.md. Only NumPy, Pillow and zstandard are needed: a server c
 
 from __future__ import annotations
 
+from torchkit.payload.image import EncodedImage
 from torchkit.payload.limits import PayloadError
 from torchkit.payload.message import Payload, TapFeatures
-from torchkit.payload.picture import Picture
 from torchkit.payload.wire import Sizes, decode, encode, sizes
 
-__all__ = ["Payload", "PayloadError", "Picture", "Sizes", "TapFeatures", "decode", "encode", "sizes"]
+__all__ = ["EncodedImage", "Payload", "PayloadError", "Sizes", "TapFeatures", "decode", "encode", "sizes"]

@@ -1,4 +1,4 @@
-"""The header: everything that tells how to read the picture and the features that follow it."""
+"""The header: everything that tells how to read the image and the features that follow it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchkit.payload.packing import packed_bytes
 from torchkit.payload.reader import Reader
 
 _FIXED = struct.Struct(f"<{FINGERPRINT_BYTES}sIB")
-"""Fingerprint, bytes of the picture, number of taps."""
+"""Fingerprint, bytes of the image, number of taps."""
 _TAP = struct.Struct("<HHHBBfI")
 """Channels, height, width, bits, flags, step, bytes of the data."""
 _PRUNED = 1
@@ -78,16 +78,16 @@ class Header:
     """The header of a message."""
 
     fingerprint: bytes
-    picture_bytes: int
+    image_bytes: int
     taps: tuple[TapEntry, ...]
 
     @property
     def data_bytes(self) -> int:
         """Bytes of everything that follows the header."""
-        return self.picture_bytes + sum(tap.data_bytes for tap in self.taps)
+        return self.image_bytes + sum(tap.data_bytes for tap in self.taps)
 
     def write(self) -> bytes:
-        fixed = _FIXED.pack(self.fingerprint, self.picture_bytes, len(self.taps))
+        fixed = _FIXED.pack(self.fingerprint, self.image_bytes, len(self.taps))
         return fixed + b"".join(tap.write() for tap in self.taps)
 
     @classmethod
@@ -97,9 +97,9 @@ class Header:
         Raises:
             PayloadError: cut short, beyond the limits, other data than announced, or not as `write` would put it.
         """
-        fingerprint, picture_bytes, tap_count = reader.unpack(_FIXED)
+        fingerprint, image_bytes, tap_count = reader.unpack(_FIXED)
         check_tap_count(tap_count)
-        header = cls(fingerprint, picture_bytes, tuple(TapEntry.read(reader) for _ in range(tap_count)))
+        header = cls(fingerprint, image_bytes, tuple(TapEntry.read(reader) for _ in range(tap_count)))
         check_value_count([tap.shape for tap in header.taps])
         if header.data_bytes != reader.remaining:
             raise PayloadError(f"{reader.remaining} bytes follow the header: it announces {header.data_bytes}")

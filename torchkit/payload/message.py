@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchkit.payload.arrays import read_only
+from torchkit.payload.image import EncodedImage
 from torchkit.payload.limits import MAX_CHANNELS, MAX_SIDE, MAX_STEP, MAX_TAP_VALUES, MAX_TAPS, PayloadError
-from torchkit.payload.picture import Picture
 
 Shape = tuple[int, int, int]
 """Channels, height and width of a feature map."""
@@ -70,7 +70,7 @@ class Payload:
 
     fingerprint: bytes
     """16 bytes: which client made it."""
-    picture: Picture
+    image: EncodedImage
     taps: tuple[TapFeatures, ...]
     """1 to 8 of them, in the order of the taps."""
 
@@ -78,8 +78,8 @@ class Payload:
         """Raises PayloadError: a field is not as described, or too many taps or values."""
         if not isinstance(self.fingerprint, bytes) or len(self.fingerprint) != FINGERPRINT_BYTES:
             raise PayloadError(f"fingerprint {self.fingerprint!r}: expected {FINGERPRINT_BYTES} bytes")
-        if not isinstance(self.picture, Picture):
-            raise PayloadError(f"picture: expected a Picture, not {type(self.picture).__name__}")
+        if not isinstance(self.image, EncodedImage):
+            raise PayloadError(f"image: expected an EncodedImage, not {type(self.image).__name__}")
         if not isinstance(self.taps, tuple) or not all(isinstance(tap, TapFeatures) for tap in self.taps):
             raise PayloadError("taps: expected a tuple of TapFeatures")
         check_tap_count(len(self.taps))

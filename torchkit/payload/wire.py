@@ -1,4 +1,4 @@
-"""A payload as bytes and back: magic, version, header, picture, features, checksum (docs/payload.md)."""
+"""A payload as bytes and back: magic, version, header, image, features, checksum (docs/payload.md)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torchkit.payload.compression import compress, decompress
 from torchkit.payload.header import Header, TapEntry
+from torchkit.payload.image import EncodedImage
 from torchkit.payload.limits import MAX_MESSAGE_BYTES, PayloadError
 from torchkit.payload.message import Payload, TapFeatures
 from torchkit.payload.packing import pack, unpack
-from torchkit.payload.picture import Picture
 from torchkit.payload.reader import Reader
 
 MAGIC = b"PFC"
@@ -24,15 +24,15 @@ class Sizes:
     """Where the bytes of a message are."""
 
     header: int
-    """Everything but picture and features: also magic, version and checksum."""
-    picture: int
+    """Everything but image and features: also magic, version and checksum."""
+    image: int
     features: tuple[int, ...]
     """Of each tap."""
 
     @property
     def message(self) -> int:
         """All bytes."""
-        return self.header + self.picture + sum(self.features)
+        return self.header + self.image + sum(self.features)
 
 
 def encode(payload: Payload) -> bytes:
@@ -42,8 +42,8 @@ def encode(payload: Payload) -> bytes:
         PayloadError: longer than 4 MiB.
     """
     taps, data = zip(*map(_write_tap, payload.taps), strict=True)
-    header = Header(payload.fingerprint, len(payload.picture.data), taps)
-    message = _seal(b"".join((header.write(), payload.picture.data, *data)))
+    header = Header(payload.fingerprint, len(payload.image.data), taps)
+    message = _seal(b"".join((header.write(), payload.image.data, *data)))
     if len(message) > MAX_MESSAGE_BYTES:
         raise PayloadError(
             f"a message of {len(message)} bytes: allowed are {MAX_MESSAGE_BYTES}; quantise or prune more"
@@ -62,13 +62,13 @@ def decode(data: bytes | bytearray | memoryview) -> Payload:
     """
     reader = Reader(_unseal(data))
     header = Header.read(reader)
-    picture = Picture.read(reader.take(header.picture_bytes))
+    image = EncodedImage.read(reader.take(header.image_bytes))
     taps = tuple(_read_tap(entry, reader.take(entry.data_bytes)) for entry in header.taps)
-    return Payload(header.fingerprint, picture, taps)
+    return Payload(header.fingerprint, image, taps)
 
 
 def sizes(data: bytes | bytearray | memoryview) -> Sizes:
-    """Tell where the bytes of a message are, from its header; picture and features are not looked at.
+    """Tell where the bytes of a message are, from its header; image and features are not looked at.
 
     Raises:
         PayloadError: no message of version 1.
@@ -76,7 +76,7 @@ def sizes(data: bytes | bytearray | memoryview) -> Sizes:
     reader = Reader(_unseal(data))
     header = Header.read(reader)
     header_bytes = len(_START) + reader.position + _CHECKSUM_BYTES
-    return Sizes(header_bytes, header.picture_bytes, tuple(tap.data_bytes for tap in header.taps))
+    return Sizes(header_bytes, header.image_bytes, tuple(tap.data_bytes for tap in header.taps))
 
 
 def _seal(body: bytes) -> bytes:

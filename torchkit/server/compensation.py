@@ -76,7 +76,7 @@ class Compensation(nn.Module):
 class CompensatedServer(nn.Module):
     """A frozen recogniser with a compensation head.
 
-    Shape: pictures (B, 3, 112, 112) uint8 RGB and four feature maps (B, C_i, h_i, w_i) -> (B, D), unit length.
+    Shape: images (B, 3, 112, 112) uint8 RGB and four feature maps (B, C_i, h_i, w_i) -> (B, D), unit length.
     """
 
     def __init__(self, recogniser: Recogniser, settings: CompensationSettings = PUBLISHED) -> None:
@@ -84,7 +84,7 @@ class CompensatedServer(nn.Module):
         self.recogniser = recogniser
         self.compensation = Compensation(recogniser.backbone.tap_shapes(), settings)
 
-    def trace(self, images: Tensor, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward_intermediates(self, images: Tensor, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The compensated maps (B, C_i, H_i, W_i) at the four taps, and the embedding (B, D), not normalised."""
         backbone = self.recogniser.backbone
         x = self.recogniser.prepare(images)
@@ -96,7 +96,7 @@ class CompensatedServer(nn.Module):
         return maps, backbone.run_segment(NUM_TAPS, x).float()
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> Tensor:
-        return F.normalize(self.trace(images, features)[1])
+        return F.normalize(self.forward_intermediates(images, features)[1])
 
 
 def aligned(backbone: Backbone, tap: int, features: Tensor, size: Sequence[int]) -> Tensor:

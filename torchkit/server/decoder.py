@@ -38,7 +38,7 @@ class Decoder:
         for payload in payloads:
             self.check(payload)
         device = next(self.server.parameters()).device
-        images = to_batch([payload.picture.pixels for payload in payloads])
+        images = to_batch([payload.image.pixels for payload in payloads])
         features = [tap.to(device) for tap in features_of(payloads)]
         return self.server(images.to(device), features).cpu().numpy()
 

@@ -70,7 +70,7 @@ RECOGNISERS: dict[str, RecogniserKind] = _Kinds(
 
 
 class Recogniser(nn.Module):
-    """A frozen face network that turns pictures into unit embeddings.
+    """A frozen face network that turns images into unit embeddings.
 
     Args:
         name: a key of `RECOGNISERS`, or "timm/NAME".
@@ -101,13 +101,13 @@ class Recogniser(nn.Module):
         """(B, 3, 112, 112) uint8 RGB -> the backbone's input."""
         return network_input(images, self.channel_order)
 
-    def trace(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward_intermediates(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps (B, C_i, H_i, W_i) at the four taps, and the embedding (B, D), not normalised."""
         maps = self.backbone.taps(self.prepare(images))
         return maps, self.backbone.run_segment(NUM_TAPS, maps[-1]).float()
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.trace(images)[1])
+        return F.normalize(self.forward_intermediates(images)[1])
 
 
 def load_recogniser(name: str, checkpoint: Path, channel_order: str = "auto") -> Recogniser:

@@ -35,7 +35,7 @@ def head_shard(config: Config) -> Shard:
 
 
 def share_sizes(config: Config) -> list[int]:
-    """How many pictures of each branch this process has of a batch."""
+    """How many images of each branch this process has of a batch."""
     return [data.batch_size // world_size() for data in config.DATASETS]
 
 

@@ -1,4 +1,4 @@
-"""Training of a recogniser on clear pictures, for those who have no pre-trained one: it can be a server afterwards."""
+"""Training of a recogniser on clear images, for those who have no pre-trained one: it can be a server afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLIENT_KEYS = ("CLIENT", "COMPENSATION", "OBFUSCATION", "SHUFFLE", "QUANTIZE", "
 
 
 class ServerTask(BaseTask):
-    """Minimises  sum_b weight_b * softmax_b(head_b(e)), e being the network's embedding of the clear picture.
+    """Minimises  sum_b weight_b * softmax_b(head_b(e)), e being the network's embedding of the clear image.
 
     BACKBONE_NAME is the network, SERVER.CHANNEL_ORDER the colours it is fed; b runs over DATASETS.
     """
@@ -86,12 +86,12 @@ class ServerTask(BaseTask):
             logger.warning("TASK: server makes no use of %s", ", ".join(ignored))
         logger.info("device: %s", self.device)
         for index in indices:
-            logger.info("data: %s, %s pictures, %s identities", index.file, f"{len(index):,}", f"{index.num_classes:,}")
+            logger.info("data: %s, %s images, %s identities", index.file, f"{len(index):,}", f"{index.num_classes:,}")
         parameters = sum(parameter.numel() for parameter in self.backbone.parameters())
         logger.info(
             "recogniser: %s, %s parameters, %s", self.config.BACKBONE_NAME, f"{parameters:,}", self.channel_order
         )
-        logger.info("%s steps an epoch, %d pictures a step", f"{self.steps_per_epoch:,}", self.images_per_step)
+        logger.info("%s steps an epoch, %d images a step", f"{self.steps_per_epoch:,}", self.images_per_step)
 
 
 def _check_embedding_size(config: Config, size: int) -> None:

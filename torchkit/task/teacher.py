@@ -1,4 +1,4 @@
-"""The teacher: the frozen recogniser's embeddings of clear pictures, computed once and kept on disk."""
+"""The teacher: the frozen recogniser's embeddings of clear images, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchkit.server import Recogniser
 
 
 class EmbeddingStore:
-    """Embeddings by picture digest, in a file that only grows.
+    """Embeddings by image digest, in a file that only grows.
 
     A record is the digest, the embedding and a checksum; what a killed process left half-written at the end is cut
     off when the file is opened again. Processes may share it: what others added is found when it is asked for.
@@ -87,9 +87,9 @@ def _checksum(record: np.void) -> int:
 
 
 class Teacher:
-    """Embeds clear pictures, from the second visit on out of a store.
+    """Embeds clear images, from the second visit on out of a store.
 
-    A picture that is new is embedded together with its mirror image, since training shows either.
+    An image that is new is embedded together with its mirror image, since training shows either.
 
     Args:
         recogniser: the frozen network.
@@ -106,11 +106,11 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, digests: Tensor) -> Tensor:
-        """Embeddings of clear pictures.
+        """Embeddings of clear images.
 
         Args:
             images: (B, 3, 112, 112) uint8 RGB.
-            digests: (B, 2, 16) uint8 of the pictures and their mirror images.
+            digests: (B, 2, 16) uint8 of the images and their mirror images.
 
         Returns:
             (B, D), unit length.

@@ -1,6 +1,6 @@
 """What the processes of a training run hold in common, and how it stays the same in all of them.
 
-Every process computes the gradient of its own loss: its part of the batch for what is averaged over pictures, the
+Every process computes the gradient of its own loss: its part of the batch for what is averaged over images, the
 whole of what is computed by all together (see torchkit.util.distributed). The mean over the processes is the gradient
 that one process has. Only a sharded head is not averaged: its rows are this process's alone, and their gradient is
 complete.

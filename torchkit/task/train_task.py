@@ -17,7 +17,7 @@ from torchkit.data.camera import Camera
 from torchkit.data.index import Index, read_index
 from torchkit.data.training_set import Sample, TrainingSet
 from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error
-from torchkit.obfuscation import Sampler
+from torchkit.obfuscation import RandomObfuscation
 from torchkit.server import RECOGNISERS, CompensationSettings, Recogniser, load_recogniser
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file
 from torchkit.task.base import BaseTask
@@ -35,8 +35,8 @@ COMPRESSION = ("pruners.", "quantisers.")
 class TrainTask(BaseTask):
     """Minimises  sum_b weight_b * softmax_b(head_b(e))  +  WEIGHT * d(e, e_clear)  +  MAP_WEIGHT * map_error.
 
-    e is the server's embedding of the obfuscated picture compensated with the client's features, e_clear its
-    embedding of the clear picture, b runs over DATASETS.
+    e is the server's embedding of the obfuscated image compensated with the client's features, e_clear its
+    embedding of the clear image, b runs over DATASETS.
 
     Args:
         config: the experiment.
@@ -56,13 +56,13 @@ class TrainTask(BaseTask):
         self.system = ProFaceC(build_client(config, recogniser), recogniser, compensation_of(config)).to(self.device)
         self.system.to(memory_format=torch.channels_last)
         self.compensated = torch.compile(self._compensated) if config.COMPILE else self._compensated
-        cache = None if config.CAMERA.SHARE else config.TEACHER_CACHE  # a camera makes a new picture each time
+        cache = None if config.CAMERA.SHARE else config.TEACHER_CACHE  # a camera makes a new image each time
         self.teacher = Teacher(recogniser, cache, f"autocast {self.amp_dtype}")
         self._start_from_client()
         self.heads = make_heads(config, recogniser.embedding_size, [index.num_classes for index in indices])
         self.heads.to(self.device)
-        quality, camera = config.CLIENT.PICTURE_QUALITY, make_camera(config)
-        self.load_from(TrainingSet(indices, make_sampler(config), config.SEED, quality, camera), indices)
+        quality, camera = config.CLIENT.IMAGE_QUALITY, make_camera(config)
+        self.load_from(TrainingSet(indices, make_obfuscation(config), config.SEED, quality, camera), indices)
         self._describe(indices)
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -74,7 +74,7 @@ class TrainTask(BaseTask):
         settings = self.config.DISTILLATION
         if settings.MAP_WEIGHT:
             with torch.no_grad():
-                target_maps, target = self.system.recogniser.trace(clear)  # (B, C_i, H_i, W_i), (B, D)
+                target_maps, target = self.system.recogniser.forward_intermediates(clear)  # (B, C_i, H_i, W_i), (B, D)
                 target = F.normalize(target)
         else:
             target = self.teacher(clear, batch.digests)  # (B, D)
@@ -94,7 +94,7 @@ class TrainTask(BaseTask):
         return {"loss": total, **losses}
 
     def _compensated(self, clear: Tensor, obfuscated: Tensor) -> tuple[list[Tensor], Tensor]:
-        return self.system.server.trace(obfuscated, self.system.features(clear, obfuscated))
+        return self.system.server.forward_intermediates(obfuscated, self.system.features(clear, obfuscated))
 
     def export(self, epoch: int | None) -> None:
         path = self.save_client("client.pth" if epoch is None else f"client_epoch_{epoch:03d}.pth")
@@ -146,13 +146,13 @@ class TrainTask(BaseTask):
         values = sum(c * h * w for c, h, w in client.feature_shapes)
         logger.info("device: %s", self.device)
         for index in indices:
-            logger.info("data: %s, %s pictures, %s identities", index.file, f"{len(index):,}", f"{index.num_classes:,}")
+            logger.info("data: %s, %s images, %s identities", index.file, f"{len(index):,}", f"{index.num_classes:,}")
         logger.info(
-            "client: %s, %s parameters, %s layout, %s feature values a picture",
+            "client: %s, %s parameters, %s layout, %s feature values an image",
             self.config.BACKBONE_NAME, f"{count(client):,}", client.settings.layout, f"{values:,}",
         )  # fmt: skip
         logger.info("server: %s, %s parameters, frozen", self.config.SERVER.NAME, f"{count(self.system.recogniser):,}")
-        logger.info("%s steps an epoch, %d pictures a step", f"{self.steps_per_epoch:,}", self.images_per_step)
+        logger.info("%s steps an epoch, %d images a step", f"{self.steps_per_epoch:,}", self.images_per_step)
 
 
 def build_client(config: Config, recogniser: Recogniser) -> Client:
@@ -166,7 +166,7 @@ def build_client(config: Config, recogniser: Recogniser) -> Client:
         bits=tuple(map(int, config.QUANTIZE.BITS)),
         pruned_channels=config.PRUNE.CHANNELS,
         pruned_values=config.PRUNE.VALUES,
-        picture_quality=config.CLIENT.PICTURE_QUALITY,
+        image_quality=config.CLIENT.IMAGE_QUALITY,
         shuffle_taps=config.SHUFFLE.TAPS,
         shuffle_block_px=config.SHUFFLE.BLOCK_PX,
     )
@@ -194,14 +194,16 @@ def _copy_backbone(path: Path, client: Client) -> None:
     client.backbone.load_state_dict({key: donor.state_dict()[key] for key in client.backbone.state_dict()})
 
 
-def make_sampler(config: Config) -> Sampler:
+def make_obfuscation(config: Config) -> RandomObfuscation:
     """What draws the training obfuscations."""
     settings = config.OBFUSCATION
-    return Sampler(settings.KINDS, settings.SIGMA_PX, settings.MEDIAN_KERNEL_PX, settings.BLOCK_PX, settings.GRID)
+    return RandomObfuscation(
+        settings.KINDS, settings.SIGMA_PX, settings.MEDIAN_KERNEL_PX, settings.BLOCK_PX, settings.GRID
+    )
 
 
 def make_camera(config: Config) -> Camera | None:
-    """What changes the training pictures, if anything does."""
+    """What changes the training images, if anything does."""
     settings = config.CAMERA
     if not settings.SHARE:
         return None

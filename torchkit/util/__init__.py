@@ -1,1 +1,1 @@
-"""Small tools that every other room may use: files, seeds, checkpoints, pixels, meters."""
+"""Small tools that every other package may use: files, seeds, checkpoints, pixels, meters."""

@@ -1,6 +1,6 @@
-"""The one place where pictures become network inputs, and colour orders are converted.
+"""The one place where images become network inputs, and colour orders are converted.
 
-Pictures are RGB uint8 everywhere else in the project.
+Images are RGB uint8 everywhere else in the project.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def network_input(images: Tensor, channel_order: str) -> Tensor:
     return _ordered(images, channel_order).float().div_(HALF_RANGE).sub_(1)
 
 
-def to_batch(pictures: Sequence[np.ndarray]) -> Tensor:
-    """Pictures (H, W, 3) uint8 RGB -> (B, 3, H, W) uint8."""
-    return torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)))
+def to_batch(images: Sequence[np.ndarray]) -> Tensor:
+    """Images (H, W, 3) uint8 RGB -> (B, 3, H, W) uint8."""
+    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
 
 
 def residual(clear: Tensor, obfuscated: Tensor, channel_order: str) -> Tensor:
@@ -40,7 +40,7 @@ def _ordered(images: Tensor, channel_order: str) -> Tensor:
 
 
 def decode_rgb(data: bytes) -> np.ndarray | None:
-    """Encoded picture -> (H, W, 3) uint8 RGB; None if it is none."""
+    """Encoded image -> (H, W, 3) uint8 RGB; None if it is none."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # OpenCV's answer to no bytes at all
@@ -49,14 +49,14 @@ def decode_rgb(data: bytes) -> np.ndarray | None:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Encoded picture -> (112, 112, 3) uint8 RGB.
+    """Encoded image -> (112, 112, 3) uint8 RGB.
 
     Raises:
-        ValueError: not a picture, or not 112x112; the message begins with `name`.
+        ValueError: not an image, or not 112x112; the message begins with `name`.
     """
     image = decode_rgb(data)
     if image is None:
-        raise ValueError(f"{name} cannot be decoded as a picture; replace it or take it out of the list")
+        raise ValueError(f"{name} cannot be decoded as an image; replace it or take it out of the list")
     if image.shape[:2] != (INPUT_SIZE_PX, INPUT_SIZE_PX):
         height, width = image.shape[:2]
         raise ValueError(f"{name} is {width}x{height}, expected an aligned 112x112 face; see Data/README.md")

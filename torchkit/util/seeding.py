@@ -25,6 +25,6 @@ def stream(*names: int | str) -> np.random.Generator:
 
 
 def content_stream(image: np.ndarray, *names: int | str) -> np.random.Generator:
-    """A generator that depends on the picture's bytes and `names`, so that runs repeat in any order."""
+    """A generator that depends on the image's bytes and `names`, so that runs repeat in any order."""
     digest = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest()
     return stream(digest, *names)

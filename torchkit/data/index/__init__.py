@@ -2,13 +2,13 @@
 
 | looked for | form |
 |---|---|
-| `INDEX_ROOT/NAME.txt` | index: a line `path label` a picture, or TFace's index of TFRecord files |
+| `INDEX_ROOT/NAME.txt` | index: a line `path label` an image, or TFace's index of TFRecord files |
 | `INDEX_ROOT/NAME_000.txt`, `NAME_001.txt`, ... | one index in several files |
 | `DATA_ROOT/NAME/train.rec` or `DATA_ROOT/NAME.rec` | MXNet's RecordIO with its .idx (InsightFace) |
 | `DATA_ROOT/NAME/*.tfrecord` | TFRecord files whose records have labels |
-| `DATA_ROOT/NAME/PERSON/` | pictures in a folder for each person |
+| `DATA_ROOT/NAME/PERSON/` | images in a folder for each person |
 
-An index says where its pictures are: beside one, TFRecord files and folders of that name are its own. Folders beside
+An index says where its images are: beside one, TFRecord files and folders of that name are its own. Folders beside
 train.rec are InsightFace's validation sets, and those beside TFRecord files do not count either. Any other two forms of
 one name are an error, for nobody could tell which is meant. Nothing in a file is executed.
 """
@@ -20,15 +20,23 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from torchkit.data.index.base import Index, PictureIndex, RecordIndex, missing_labels
+from torchkit.data.index.base import ImageIndex, Index, RecordIndex, missing_labels
 from torchkit.data.index.folder import find_people, read_identity_folders
 from torchkit.data.index.recordio import read_recordio
 from torchkit.data.index.text_file import lists_records, parse_line, read_text_index, write_index
 from torchkit.data.index.tfrecord import find_shards, read_tfrecord_folder
 
 __all__ = [
-    "Index", "PictureIndex", "RecordIndex", "lists_records", "missing_labels", "parse_line", "read_index",
-    "read_records_or_folders", "read_text_index", "write_index",
+    "ImageIndex",
+    "Index",
+    "RecordIndex",
+    "lists_records",
+    "missing_labels",
+    "parse_line",
+    "read_index",
+    "read_records_or_folders",
+    "read_text_index",
+    "write_index",
 ]  # fmt: skip
 
 REC_NAME, PROPERTY_NAME = "train.rec", "property"

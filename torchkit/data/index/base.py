@@ -1,4 +1,4 @@
-"""What all forms of a training set share: labels, and pictures that are read by their position."""
+"""What all forms of a training set share: labels, and images that are read by their position."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
+from torchkit.data.images import decode_face, read_bytes
 from torchkit.data.index.packed import PackedStrings
 from torchkit.data.index.record_file import RecordFile
-from torchkit.data.pictures import decode_face, read_bytes
 
 MAX_LABEL = 10**9 - 1
-PictureReader = Callable[[RecordFile, int, str], bytes]
-"""Reads the encoded picture of the record at an offset; the last argument is how messages call it."""
+ImageReader = Callable[[RecordFile, int, str], bytes]
+"""Reads the encoded image of the record at an offset; the last argument is how messages call it."""
 
 
 class Index(ABC):
-    """A training set's pictures and identities.
+    """A training set's images and identities.
 
-    Everything that grows with the number of pictures is a NumPy array: a forked worker reads its parent's memory. Of a
+    Everything that grows with the number of images is a NumPy array: a forked worker reads its parent's memory. Of a
     list of Python objects it would come to own a copy, because looking at an object counts a reference in it.
 
     Args:
@@ -38,14 +38,14 @@ class Index(ABC):
 
     @abstractmethod
     def describe(self, position: int) -> str:
-        """How messages call the picture at `position`: file, and line or offset."""
+        """How messages call the image at `position`: file, and line or offset."""
 
     @abstractmethod
     def source(self, position: int) -> Callable[[], bytes]:
-        """Reads the encoded picture at `position`; can be pickled, and is small."""
+        """Reads the encoded image at `position`; can be pickled, and is small."""
 
     def read(self, position: int) -> np.ndarray:
-        """The picture at `position`, (112, 112, 3) uint8 RGB.
+        """The image at `position`, (112, 112, 3) uint8 RGB.
 
         Raises:
             FileNotFoundError, ValueError: it cannot be read or decoded, is cut off or not 112x112; the message begins
@@ -72,14 +72,14 @@ class Lines:
         return f"{self.files[k]}, line {position + 1 - int(self._ends[k - 1] if k else 0)}"
 
 
-class PictureIndex(Index):
-    """Pictures that are files of their own.
+class ImageIndex(Index):
+    """Images that are files of their own.
 
     Args:
         root: folder that `paths` are relative to.
-        paths: of the pictures.
+        paths: of the images.
         labels: (N,) int64.
-        lines: of the index files that list the pictures, if any do.
+        lines: of the index files that list the images, if any do.
     """
 
     def __init__(self, root: Path, paths: PackedStrings, labels: np.ndarray, lines: Lines | None = None) -> None:
@@ -95,14 +95,14 @@ class PictureIndex(Index):
 
 
 class RecordIndex(Index):
-    """Pictures in record files.
+    """Images in record files.
 
     Args:
         files: the record files.
-        shards: (N,) unsigned, the position in `files` of each picture's file.
-        offsets: (N,) uint64, where each picture's record begins, in bytes.
+        shards: (N,) unsigned, the position in `files` of each image's file.
+        offsets: (N,) uint64, where each image's record begins, in bytes.
         labels: (N,) int64.
-        read_picture: reads a picture of these files.
+        read_image: reads an image of these files.
         lines: of the index files that list the records, if any do.
     """
 
@@ -112,14 +112,14 @@ class RecordIndex(Index):
         shards: np.ndarray,
         offsets: np.ndarray,
         labels: np.ndarray,
-        read_picture: PictureReader,
+        read_image: ImageReader,
         lines: Lines | None = None,
     ) -> None:
         super().__init__(lines.files[0] if lines else files[0].path, labels)
         self.files = list(files)
         self.shards = shards.astype(np.min_scalar_type(len(self.files) - 1))
         self.offsets = offsets
-        self.read_picture, self.lines = read_picture, lines
+        self.read_image, self.lines = read_image, lines
 
     def describe(self, position: int) -> str:
         record = f"{self.files[self.shards[position]].path} at byte {self.offsets[position]}"
@@ -127,7 +127,7 @@ class RecordIndex(Index):
 
     def source(self, position: int) -> Callable[[], bytes]:
         file, offset = self.files[self.shards[position]], int(self.offsets[position])
-        return partial(self.read_picture, file, offset, self.describe(position))
+        return partial(self.read_image, file, offset, self.describe(position))
 
 
 def check_labels(labels: np.ndarray, where: object) -> None:

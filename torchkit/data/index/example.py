@@ -1,4 +1,4 @@
-"""tf.train.Example messages, as far as a set of pictures needs them.
+"""tf.train.Example messages, as far as a set of images needs them.
 
 The wire format of protocol buffers is a row of fields: a number `field << 3 | type`, then a number (type 0), eight
 bytes (1), a length and as many bytes (2) or four bytes (5). Numbers are "varints": seven bits a byte, the lowest first,

@@ -8,31 +8,31 @@ from pathlib import Path
 
 import numpy as np
 
-from torchkit.data.index.base import PictureIndex
+from torchkit.data.images import EXTENSIONS
+from torchkit.data.index.base import ImageIndex
 from torchkit.data.index.packed import StringPacker
-from torchkit.data.pictures import EXTENSIONS
 
 
-def read_identity_folders(root: Path) -> PictureIndex:
-    """The pictures in the folders under `root`; labels are those of the folders' names in order, pictures too.
+def read_identity_folders(root: Path) -> ImageIndex:
+    """The images in the folders under `root`; labels are those of the folders' names in order, images too.
 
-    Hidden files and folders, and files that are no pictures, do not count.
+    Hidden files and folders, and files that are no images, do not count.
 
     Raises:
-        ValueError: a person's folder without a picture.
+        ValueError: a person's folder without an image.
     """
     packer, labels = StringPacker(), array("q")
     for label, person in enumerate(find_people(root)):
-        pictures = sorted(_pictures(root / person))
-        if not pictures:
+        images = sorted(_images(root / person))
+        if not images:
             raise ValueError(
-                f"{root / person} holds no picture ({', '.join(EXTENSIONS)}), but would be a person: remove the "
-                "folder, or list the pictures in an index, see Data/README.md"
+                f"{root / person} holds no image ({', '.join(EXTENSIONS)}), but would be a person: remove the "
+                "folder, or list the images in an index, see Data/README.md"
             )
-        for picture in pictures:
-            packer.append(f"{person}/{picture}")
+        for image in images:
+            packer.append(f"{person}/{image}")
             labels.append(label)
-    return PictureIndex(root, packer.pack(), np.frombuffer(labels, np.int64))
+    return ImageIndex(root, packer.pack(), np.frombuffer(labels, np.int64))
 
 
 def find_people(root: Path) -> list[str]:
@@ -43,7 +43,7 @@ def find_people(root: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _pictures(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[str]:
     """Paths below `folder`, at any depth."""
     found = []
     for top, folders, files in os.walk(folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 OPEN_FILES = 64
 """Kept open by a process: sets may have more shards than the system allows open files."""
 MAX_RECORD_BYTES = 1 << 24
-"""No picture of 112x112 pixels takes as much."""
+"""No image of 112x112 pixels takes as much."""
 
 
 class RecordFile:

@@ -5,9 +5,9 @@ payload, padded to four bytes. Flag 0 is a whole record; where the magic itself 
 four bytes, it is left out and the record goes on in another part: flag 1 is the first part, 2 one between, 3 the last.
 
 The payload is a header (uint32 n, float32 label, uint64 id, uint64 id2), n more labels (float32), which then take the
-label's place, and an encoded picture. train.idx has a line `key offset` a record. In InsightFace's sets record 0 has no
-picture but the labels (a, b): records 1 to a-1 are pictures, a to b-1 people, which name ranges of pictures; im2rec's
-sets are pictures all through. property is `people,112,112`.
+label's place, and an encoded image. train.idx has a line `key offset` a record. In InsightFace's sets record 0 has no
+image but the labels (a, b): records 1 to a-1 are images, a to b-1 people, which name ranges of images; im2rec's
+sets are images all through. property is `people,112,112`.
 
 Source: dmlc-core, recordio.h; MXNet, mx.recordio.IRHeader; InsightFace, face2rec2.py.
 """
@@ -46,7 +46,7 @@ def read_record(file: RecordFile, offset: int, name: str) -> bytes:
 
     Raises:
         FileNotFoundError: the file cannot be read.
-        ValueError: no record begins there, it is damaged, cut off or longer than any picture.
+        ValueError: no record begins there, it is damaged, cut off or longer than any image.
     """
     parts: list[bytes] = []
     total = 0
@@ -68,20 +68,20 @@ def read_record(file: RecordFile, offset: int, name: str) -> bytes:
         offset += PART.size + _padded(length)
 
 
-def read_picture(file: RecordFile, offset: int, name: str) -> bytes:
-    """The encoded picture in the record that begins at `offset`; `name` is how messages call it.
+def read_image(file: RecordFile, offset: int, name: str) -> bytes:
+    """The encoded image in the record that begins at `offset`; `name` is how messages call it.
 
     Raises:
-        FileNotFoundError, ValueError: as of `read_record`, or the record holds no picture.
+        FileNotFoundError, ValueError: as of `read_record`, or the record holds no image.
     """
-    picture = _split(read_record(file, offset, name), name)[1]
-    if not picture:
-        raise ValueError(f"{name}: the record holds no picture; {DAMAGED}")
-    return picture
+    image = _split(read_record(file, offset, name), name)[1]
+    if not image:
+        raise ValueError(f"{name}: the record holds no image; {DAMAGED}")
+    return image
 
 
 def _split(payload: bytes, name: str) -> tuple[float, bytes, int]:
-    """Label, encoded picture and number of additional labels."""
+    """Label, encoded image and number of additional labels."""
     count = HEADER.unpack_from(payload)[0] if len(payload) >= HEADER.size else 0
     start = HEADER.size + 4 * count
     if len(payload) < start:
@@ -95,7 +95,7 @@ def _padded(length: int) -> int:
 
 
 def read_recordio(rec: Path, property_file: Path | None = None) -> RecordIndex:
-    """The pictures of a RecordIO file, in the order in which they stand in it.
+    """The images of a RecordIO file, in the order in which they stand in it.
 
     Reads the head of every record: labels stand nowhere else.
 
@@ -106,13 +106,13 @@ def read_recordio(rec: Path, property_file: Path | None = None) -> RecordIndex:
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a line of another form, an offset at which no record begins, a record that is damaged, cut off or
-            has no picture, a label that is no whole number, a gap in the labels, or another number of people than
+            has no image, a label that is no whole number, a gap in the labels, or another number of people than
             `property_file` says.
     """
     keys, offsets, lines = _read_idx(rec.with_suffix(".idx"))
     file = RecordFile(rec)
     heads = _Scan(file, rec.with_suffix(".idx"), offsets, lines).run()
-    chosen = _choose_pictures(rec, keys, offsets, heads)
+    chosen = _choose_images(rec, keys, offsets, heads)
     offsets, labels = offsets[chosen], heads.labels[chosen]
     wrong = ~((labels >= 0) & (labels < MAX_LABEL) & (labels == np.floor(labels)))
     if wrong.any():
@@ -122,7 +122,7 @@ def read_recordio(rec: Path, property_file: Path | None = None) -> RecordIndex:
     check_labels(people, rec)
     if property_file is not None and property_file.is_file():
         _check_property(property_file, int(people.max()) + 1)
-    return RecordIndex([file], np.zeros(len(offsets), np.uint8), offsets, people, read_picture)
+    return RecordIndex([file], np.zeros(len(offsets), np.uint8), offsets, people, read_image)
 
 
 def _read_idx(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -162,7 +162,7 @@ class _Heads:
 
     labels: np.ndarray
     """(N,) float32."""
-    has_picture: np.ndarray
+    has_image: np.ndarray
     """(N,) bool."""
     has_more_labels: np.ndarray
     """(N,) bool; of InsightFace's record 0 it is true."""
@@ -204,22 +204,22 @@ class _Scan:
         self._refuse(record_ends > self.size, f"the record goes beyond the end, byte {self.size}", start)
         self._refuse(record_ends > ends, "the record goes beyond the beginning of the next", start)
         counts = words[at + 2].astype(np.int64)
-        picture_bytes = lengths - HEADER.size - 4 * counts
+        image_bytes = lengths - HEADER.size - 4 * counts
         whole = flags == WHOLE
-        self._refuse(whole & (picture_bytes < 0), "the record is too short for its labels", start)
+        self._refuse(whole & (image_bytes < 0), "the record is too short for its labels", start)
         label_at = np.where(whole & (counts > 0), at + 8, at + 3)  # in words: two of the part, six of the header
         rows = slice(start, start + len(offsets))
         self.heads.labels[rows] = words[label_at].view(np.float32)
-        self.heads.has_picture[rows] = picture_bytes > 0
+        self.heads.has_image[rows] = image_bytes > 0
         self.heads.has_more_labels[rows] = counts > 0
-        for k in np.flatnonzero(~whole).tolist():  # rare: the magic stands in one picture of about a million
+        for k in np.flatnonzero(~whole).tolist():  # rare: the magic stands in one image of about a million
             self._read(start + k)
 
     def _read(self, k: int) -> None:
         """The head of a record in parts."""
         name = self._describe(k)
-        label, picture, count = _split(read_record(self.file, int(self.offsets[k]), name), name)
-        self.heads.labels[k], self.heads.has_picture[k] = label, bool(picture)
+        label, image, count = _split(read_record(self.file, int(self.offsets[k]), name), name)
+        self.heads.labels[k], self.heads.has_image[k] = label, bool(image)
         self.heads.has_more_labels[k] = count > 0
 
     def _refuse(self, wrong: np.ndarray, why: str, start: int = 0) -> None:
@@ -230,21 +230,21 @@ class _Scan:
         return f"{self.idx}, line {self.lines[k]}: {self.file.path} at byte {self.offsets[k]}"
 
 
-def _choose_pictures(rec: Path, keys: np.ndarray, offsets: np.ndarray, heads: _Heads) -> np.ndarray:
-    """(N,) bool: which records are pictures, and not InsightFace's record 0 or its people."""
-    pictures = heads.has_picture
+def _choose_images(rec: Path, keys: np.ndarray, offsets: np.ndarray, heads: _Heads) -> np.ndarray:
+    """(N,) bool: which records are images, and not InsightFace's record 0 or its people."""
+    images = heads.has_image
     zero = np.flatnonzero(keys == 0)
-    has_header = zero.size > 0 and bool(heads.has_more_labels[zero[0]]) and not pictures[zero[0]]
-    people_from = int(keys[pictures].max(initial=0)) + 1
-    empty = ~pictures & (keys > 0) & (keys < people_from) if has_header else ~pictures
+    has_header = zero.size > 0 and bool(heads.has_more_labels[zero[0]]) and not images[zero[0]]
+    people_from = int(keys[images].max(initial=0)) + 1
+    empty = ~images & (keys > 0) & (keys < people_from) if has_header else ~images
     if empty.any():
-        raise ValueError(f"{rec} at byte {offsets[empty.argmax()]}: the record holds no picture; {DAMAGED}")
+        raise ValueError(f"{rec} at byte {offsets[empty.argmax()]}: the record holds no image; {DAMAGED}")
     if has_header and np.float32(people_from) != heads.labels[zero[0]]:
         raise ValueError(
-            f"{rec} at byte {offsets[zero[0]]}: record 0 says that pictures end before record "
+            f"{rec} at byte {offsets[zero[0]]}: record 0 says that images end before record "
             f"{heads.labels[zero[0]]:.0f}, but they end before {people_from}; {DAMAGED}"
         )
-    return pictures
+    return images
 
 
 def _check_property(file: Path, people: int) -> None:

@@ -1,6 +1,6 @@
-"""Index files: text, with a line for each picture.
+"""Index files: text, with a line for each image.
 
-| line | separated by | the picture is |
+| line | separated by | the image is |
 |---|---|---|
 | `relative/path label` | a space or a tab | the file DATA_ROOT/relative/path |
 | `shards number offset label` (TFace) | tabs | in the TFRecord file DATA_ROOT/shards/shards-NUMBER.tfrecord |
@@ -20,10 +20,10 @@ from typing import Protocol
 
 import numpy as np
 
-from torchkit.data.index.base import Index, Lines, PictureIndex, RecordIndex, check_labels
+from torchkit.data.index.base import ImageIndex, Index, Lines, RecordIndex, check_labels
 from torchkit.data.index.packed import StringPacker
 from torchkit.data.index.record_file import RecordFile
-from torchkit.data.index.tfrecord import MIN_RECORD_BYTES, read_picture
+from torchkit.data.index.tfrecord import MIN_RECORD_BYTES, read_image
 from torchkit.data.text import check_inside, decode_lines, iterate_blocks, iterate_lines, match_lines
 from torchkit.util.files import atomic_write_text
 
@@ -32,7 +32,7 @@ SHARD = re.compile("[0-9]{1,9}")
 OFFSET = re.compile("[0-9]{1,18}")
 FORM = "`relative/path label` with a label from 0 up"
 RECORD_FORM = "four columns between tabs, `shards number offset label`, as in the first line"
-LINE = f"a line {FORM} for each picture"
+LINE = f"a line {FORM} for each image"
 
 
 def read_text_index(files: Sequence[Path], data_root: Path) -> Index:
@@ -44,10 +44,8 @@ def read_text_index(files: Sequence[Path], data_root: Path) -> Index:
             of its file, or a gap in the labels.
     """
     if not data_root.is_dir():
-        raise FileNotFoundError(
-            f"DATA_ROOT = {data_root} is no folder; it must hold the pictures that {files[0]} lists"
-        )
-    collector: Collector = _Records(data_root) if lists_records(files[0]) else _Pictures(data_root)
+        raise FileNotFoundError(f"DATA_ROOT = {data_root} is no folder; it must hold the images that {files[0]} lists")
+    collector: Collector = _Records(data_root) if lists_records(files[0]) else _Images(data_root)
     counts = []
     for file in files:
         count = 0
@@ -69,7 +67,7 @@ def lists_records(file: Path) -> bool:
 
 
 def parse_line(line: str, file: Path, number: int) -> tuple[str, int]:
-    """Path and label in line `number` of an index of picture files.
+    """Path and label in line `number` of an index of image files.
 
     Raises:
         ValueError: another form, or a path that leads out of the data folder.
@@ -106,7 +104,7 @@ def shard_path(name: str, number: int) -> str:
 
 
 def write_index(file: Path, paths: Sequence[str], labels: Sequence[int]) -> None:
-    """Write an index of picture files, whole or not at all.
+    """Write an index of image files, whole or not at all.
 
     Raises:
         ValueError: a path that an index cannot hold.
@@ -142,7 +140,7 @@ def _collect(collector: Collector, block: bytes, file: Path, first: int) -> int:
     return block.count(b"\n")
 
 
-class _Pictures:
+class _Images:
     pattern = re.compile(rb"([^\t\n]+)[ \t]([0-9]{1,9})\n")
 
     def __init__(self, root: Path) -> None:
@@ -159,7 +157,7 @@ class _Pictures:
         self.labels.extend(map(int, labels))
 
     def index(self, lines: Lines) -> Index:
-        return PictureIndex(self.root, self.paths.pack(), np.frombuffer(self.labels, np.int64), lines)
+        return ImageIndex(self.root, self.paths.pack(), np.frombuffer(self.labels, np.int64), lines)
 
 
 class _Records:
@@ -193,7 +191,7 @@ class _Records:
         shards, offsets, labels = arrays
         first = np.unique(shards, return_index=True)[1]
         sizes = [file.size(f"{lines.describe(int(k))}: {file.path}") for file, k in zip(files, first, strict=True)]
-        index = RecordIndex(files, shards, offsets, labels, read_picture, lines)
+        index = RecordIndex(files, shards, offsets, labels, read_image, lines)
         beyond = offsets + MIN_RECORD_BYTES > np.array(sizes, np.uint64)[shards]
         if beyond.any():
             k = int(beyond.argmax())

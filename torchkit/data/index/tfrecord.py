@@ -4,7 +4,7 @@ A record is its length (uint64), the masked CRC-32C of these eight bytes (uint32
 CRC-32C; all little-endian. Masked is ((crc >> 15 | crc << 17) + 0xa282ead8) mod 2^32.
 
 Source: "TFRecord and tf.train.Example", TensorFlow's documentation. TFace's `img2tfrecord` writes a feature `image`,
-an encoded picture; labels stand in its index. Without an index, a feature `label` (int64) is needed.
+an encoded image; labels stand in its index. Without an index, a feature `label` (int64) is needed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_record(file: RecordFile, offset: int, name: str) -> bytes:
 
     Raises:
         FileNotFoundError: the file cannot be read.
-        ValueError: no record begins there, it is damaged, cut off or longer than any picture.
+        ValueError: no record begins there, it is damaged, cut off or longer than any image.
     """
     head = file.read(offset, HEAD.size, name)
     length, crc = HEAD.unpack(head)
@@ -48,17 +48,17 @@ def read_record(file: RecordFile, offset: int, name: str) -> bytes:
     return payload
 
 
-def read_picture(file: RecordFile, offset: int, name: str) -> bytes:
-    """The encoded picture in the record that begins at `offset`; `name` is how messages call it.
+def read_image(file: RecordFile, offset: int, name: str) -> bytes:
+    """The encoded image in the record that begins at `offset`; `name` is how messages call it.
 
     Raises:
-        FileNotFoundError, ValueError: as of `read_record`, or the record holds no picture.
+        FileNotFoundError, ValueError: as of `read_record`, or the record holds no image.
     """
     payload = read_record(file, offset, name)
     try:
         return bytes_feature(payload, IMAGE)
     except ValueError as error:
-        raise ValueError(f"{name}: the record holds no picture: {error}; see Data/README.md") from None
+        raise ValueError(f"{name}: the record holds no image: {error}; see Data/README.md") from None
 
 
 def masked_crc(data: bytes) -> int:
@@ -89,7 +89,7 @@ def read_tfrecord_folder(folder: Path) -> RecordIndex:
             offset += MIN_RECORD_BYTES + len(payload)
     found = np.frombuffer(labels, np.int64)
     check_labels(found, folder)
-    return RecordIndex(files, np.frombuffer(shards, np.uint32), np.frombuffer(offsets, np.uint64), found, read_picture)
+    return RecordIndex(files, np.frombuffer(shards, np.uint32), np.frombuffer(offsets, np.uint64), found, read_image)
 
 
 def find_shards(folder: Path) -> list[Path]:

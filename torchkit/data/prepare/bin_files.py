@@ -2,7 +2,7 @@
 
     python -m torchkit.data.prepare bin downloads/lfw.bin downloads/agedb_30.bin --out Data/validation
 
-Evaluation reads .bin files as they are; a bcolz folder starts faster, for its pictures are decoded already. No pickle
+Evaluation reads .bin files as they are; a bcolz folder starts faster, for its images are decoded already. No pickle
 is executed. Writes OUT/lfw/ and OUT/lfw_list.npy for lfw.bin.
 """
 

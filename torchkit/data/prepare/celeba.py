@@ -1,4 +1,4 @@
-"""CelebA as it is published -> aligned 112x112 pictures, indices and pairs, as train.yaml expects them.
+"""CelebA as it is published -> aligned 112x112 images, indices and pairs, as train.yaml expects them.
 
     python -m torchkit.data.prepare celeba --root Data/CelebA
     python -m torchkit.data.prepare celeba --root Data/CelebA --in-the-wild
@@ -13,12 +13,12 @@ ROOT holds what the project page offers, unpacked, in its own folders or side by
 Kaggle's copy does as well: img_align_celeba/img_align_celeba/, list_landmarks_align_celeba.csv and
 list_eval_partition.csv. It leaves out identity_CelebA.txt, which the project page has (in Anno/).
 
-Every picture of list_eval_partition.txt is brought to the ArcFace template by the similarity transform that fits its
+Every image of list_eval_partition.txt is brought to the ArcFace template by the similarity transform that fits its
 five points best. Writes OUT/000001.jpg ... (JPEG, quality 95), then INDEX_ROOT/celebA_train.txt, celebA_valid.txt and
 celebA_test.txt, each with labels 0, 1, 2, ... of its own, and celebA_test_pairs.txt, `path path same` lines of test
 people in ten folds, for the command `pairs`.
 
-A run that was stopped goes on where it was: pictures that are there and whole are kept.
+A run that was stopped goes on where it was: images that are there and whole are kept.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from typing import NamedTuple
 import numpy as np
 
 from torchkit.data.align import TEMPLATE_PX, align_face
+from torchkit.data.images import encode_jpeg, read_face, read_image
 from torchkit.data.index import write_index
 from torchkit.data.pairs import draw_pairs
-from torchkit.data.pictures import encode_jpeg, read_face, read_picture
 from torchkit.data.prepare.landmarks import CSV_ENDING, Table, read_landmarks, read_numbers
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.util.files import atomic_write_text
 
-HELP = "CelebA's pictures and lists -> aligned pictures, indices, test pairs"
+HELP = "CelebA's images and lists -> aligned images, indices, test pairs"
 PARTITIONS = ("train", "valid", "test")
 ALIGNED_SHAPE = (218, 178)
 STAMP_NAME = "source.json"
@@ -67,7 +67,7 @@ ALIGNED = Form(
 IN_THE_WILD = Form(("Img/img_celeba", "img_celeba"), "list_landmarks_celeba.txt", None)
 
 
-class Picture(NamedTuple):
+class Image(NamedTuple):
     """A line of list_eval_partition.txt with what the other lists say of it."""
 
     name: str
@@ -80,8 +80,8 @@ class Picture(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="CelebA's folder")
-    parser.add_argument("--in-the-wild", action="store_true", help="start from the original pictures")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="receives the pictures (ROOT/align_crop_112)")
+    parser.add_argument("--in-the-wild", action="store_true", help="start from the original images")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="receives the images (ROOT/align_crop_112)")
     parser.add_argument("--index-root", type=Path, metavar="DIR", help="receives the lists (ROOT/Anno)")
     parser.add_argument(
         "--pairs", type=int, default=DEFAULT_PAIRS, metavar="M", help=f"test pairs; 0: none ({DEFAULT_PAIRS})"
@@ -111,35 +111,35 @@ def prepare_celeba(
     seed: int = 0,
     jobs: int = 1,
 ) -> None:
-    """Align every picture of the partition list and write the indices; see this module's docstring.
+    """Align every image of the partition list and write the indices; see this module's docstring.
 
-    The lists are read and compared first, and the indices written last: an index means that its pictures are there.
+    The lists are read and compared first, and the indices written last: an index means that its images are there.
 
     Args:
         root: CelebA's folder.
-        out: receives the pictures.
+        out: receives the images.
         index_root: receives the indices and the test pairs.
-        form: which pictures to start from.
+        form: which images to start from.
         pairs: test pairs, a multiple of 20; 0 for none.
         seed: of the test pairs.
         jobs: processes that align.
 
     Raises:
-        FileNotFoundError: a list or picture is missing.
-        ValueError: lists that do not fit together, a damaged picture, or an `out` with pictures of another source.
+        FileNotFoundError: a list or image is missing.
+        ValueError: lists that do not fit together, a damaged image, or an `out` with images of another source.
     """
     landmarks_file = _find(root, form.landmarks, "list of landmarks")
-    pictures = _read_lists(root, form, read_landmarks(landmarks_file))
-    lists = {name: _labelled([p for p in pictures if p.partition == k]) for k, name in enumerate(PARTITIONS)}
+    images = _read_lists(root, form, read_landmarks(landmarks_file))
+    lists = {name: _labelled([p for p in images if p.partition == k]) for k, name in enumerate(PARTITIONS)}
     test_names, test_labels = lists["test"]
     drawn = draw_pairs(np.array(test_labels), pairs, seed) if pairs else []
     _claim(out, form, landmarks_file)
-    written = _align_all(out, form, pictures, jobs)
-    print(f"pictures: {out} ({written} written, {len(pictures) - written} were there)")
+    written = _align_all(out, form, images, jobs)
+    print(f"images: {out} ({written} written, {len(images) - written} were there)")
     for name, (names, labels) in lists.items():
         if names:
             write_index(index_root / f"celebA_{name}.txt", names, labels)
-            print(f"index: {index_root}/celebA_{name}.txt ({len(names)} pictures of {max(labels) + 1} people)")
+            print(f"index: {index_root}/celebA_{name}.txt ({len(names)} images of {max(labels) + 1} people)")
     if drawn:
         file = index_root / "celebA_test_pairs.txt"
         atomic_write_text(file, "".join(f"{test_names[i]} {test_names[j]} {same:d}\n" for i, j, same in drawn))
@@ -158,24 +158,24 @@ def _find(root: Path, name: str, what: str) -> Path:
     )
 
 
-def _picture_folder(root: Path, form: Form) -> Path:
+def _image_folder(root: Path, form: Form) -> Path:
     for name in form.folders:
         folder = root / name
         if folder.is_dir():
             twice = folder / folder.name  # Kaggle's archive
             return twice if twice.is_dir() else folder
     places = " or ".join(str(root / name) for name in form.folders)
-    raise FileNotFoundError(f"no pictures: looked for {places}; unpack them there, see Data/README.md")
+    raise FileNotFoundError(f"no images: looked for {places}; unpack them there, see Data/README.md")
 
 
-def _read_lists(root: Path, form: Form, landmarks: Table) -> list[Picture]:
-    folder = _picture_folder(root, form)
+def _read_lists(root: Path, form: Form, landmarks: Table) -> list[Image]:
+    folder = _image_folder(root, form)
     partition_file = _find(root, "list_eval_partition.txt", "partition")
     identity_file = _find(root, "identity_CelebA.txt", "list of identities")
     partitions = read_numbers(partition_file, "partition")
     identities = read_numbers(identity_file, "list of identities")
     there = {file.name for file in folder.iterdir()}
-    pictures = []
+    images = []
     for name, row in partitions.values.items():
         where, partition = partitions.where(name), int(row[0])
         if partition >= len(PARTITIONS):
@@ -183,29 +183,29 @@ def _read_lists(root: Path, form: Form, landmarks: Table) -> list[Picture]:
         if name not in identities.values:
             raise ValueError(f"{where} has no line in {identity_file}; get the lists complete")
         identity = int(identities[name][0])
-        pictures.append(Picture(name, _source(folder, name, there, where), where, landmarks[name], identity, partition))
-    return pictures
+        images.append(Image(name, _source(folder, name, there, where), where, landmarks[name], identity, partition))
+    return images
 
 
 def _source(folder: Path, name: str, there: set[str], where: str) -> str:
-    """The picture's file; the PNG edition has other endings than the lists."""
+    """The image's file; the PNG edition has other endings than the lists."""
     for candidate in (name, f"{name.rpartition('.')[0]}.png"):
         if candidate in there:
             return str(folder / candidate)
     raise FileNotFoundError(f"{where} is not in {folder}; unpack the archive again, or take out the line")
 
 
-def _labelled(pictures: Sequence[Picture]) -> tuple[list[str], list[int]]:
+def _labelled(images: Sequence[Image]) -> tuple[list[str], list[int]]:
     """Names, and labels 0, 1, 2, ... in the order of the identities' numbers."""
-    label = {identity: k for k, identity in enumerate(sorted({picture.identity for picture in pictures}))}
-    return [picture.name for picture in pictures], [label[picture.identity] for picture in pictures]
+    label = {identity: k for k, identity in enumerate(sorted({image.identity for image in images}))}
+    return [image.name for image in images], [label[image.identity] for image in images]
 
 
 def _claim(out: Path, form: Form, landmarks: Path) -> None:
-    """Say in `out` what its pictures are made of, or make sure that it says the same."""
+    """Say in `out` what its images are made of, or make sure that it says the same."""
     stamp = json.dumps(
         {
-            "pictures": form.folders[0],
+            "images": form.folders[0],
             "landmarks_sha256": hashlib.sha256(landmarks.read_bytes()).hexdigest(),
             "template_px": TEMPLATE_PX.tolist(),
         },
@@ -214,46 +214,46 @@ def _claim(out: Path, form: Form, landmarks: Path) -> None:
     file = out / STAMP_NAME
     if file.is_file():
         if file.read_text() != stamp:
-            raise ValueError(f"{out} holds pictures of another source, says {file}; name another --out or remove it")
+            raise ValueError(f"{out} holds images of another source, says {file}; name another --out or remove it")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds files that this command did not write; name another --out or remove it")
     else:
         atomic_write_text(file, stamp)
 
 
-def _align_all(out: Path, form: Form, pictures: list[Picture], jobs: int) -> int:
-    """Write all pictures that are not there; how many that were."""
+def _align_all(out: Path, form: Form, images: list[Image], jobs: int) -> int:
+    """Write all images that are not there; how many that were."""
     partial_folder = out / PARTIAL_NAME
     shutil.rmtree(partial_folder, ignore_errors=True)  # of a run that was killed
     partial_folder.mkdir()
     try:
-        return sum(parallel_map(partial(_align_one, out, form.shape), pictures, jobs, "aligning"))
+        return sum(parallel_map(partial(_align_one, out, form.shape), images, jobs, "aligning"))
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
 
 
-def _align_one(out: Path, shape: tuple[int, int] | None, picture: Picture) -> bool:
-    """Write one picture; false if it is there and whole."""
-    target = out / picture.name
+def _align_one(out: Path, shape: tuple[int, int] | None, work: Image) -> bool:
+    """Write one image; false if it is there and whole."""
+    target = out / work.name
     try:
         read_face(target, "")
     except (ValueError, FileNotFoundError):
         pass
     else:
         return False
-    image = read_picture(Path(picture.source), f"{picture.where}: {picture.source}")
+    image = read_image(Path(work.source), f"{work.where}: {work.source}")
     if shape and image.shape[:2] != shape:
         height, width = image.shape[:2]
         raise ValueError(
-            f"{picture.where}: {picture.source} is {width}x{height}, expected {shape[1]}x{shape[0]}; "
-            "--in-the-wild takes pictures of other sizes"
+            f"{work.where}: {work.source} is {width}x{height}, expected {shape[1]}x{shape[0]}; "
+            "--in-the-wild takes images of other sizes"
         )
     try:
-        face = align_face(image, picture.points)
+        face = align_face(image, work.points)
     except ValueError as error:
-        raise ValueError(f"{picture.where}: {error}; correct its landmarks or take out the line") from error
-    # Not synced, as 200,000 times that takes an hour: a picture that a power cut emptied is found and made anew.
-    temporary = out / PARTIAL_NAME / picture.name
+        raise ValueError(f"{work.where}: {error}; correct its landmarks or take out the line") from error
+    # Not synced, as 200,000 times that takes an hour: an image that a power cut emptied is found and made anew.
+    temporary = out / PARTIAL_NAME / work.name
     temporary.write_bytes(encode_jpeg(face))
     temporary.replace(target)
     return True

@@ -1,6 +1,6 @@
 """Prepare data for training and evaluation.
 
-    python -m torchkit.data.prepare celeba --root Data/CelebA               train.yaml's pictures and index
+    python -m torchkit.data.prepare celeba --root Data/CelebA               train.yaml's images and index
     python -m torchkit.data.prepare folder --root Data/mine --name mine --holdout 12 --pairs 1200
     python -m torchkit.data.prepare lfw --root lfw --pairs lfw/pairs.txt --landmarks lfw_landmark.txt
     python -m torchkit.data.prepare pairs --root Data/faces --pairs Data/faces/val_pairs.txt --name faces
@@ -9,7 +9,7 @@
     python -m torchkit.data.prepare demo
 
 What comes out are 112x112 faces, aligned by five points to the ArcFace template; an index for training, a line
-`relative/path label` a picture; validation sets, a bcolz folder NAME/ and NAME_list.npy. COMMAND --help explains each.
+`relative/path label` an image; validation sets, a bcolz folder NAME/ and NAME_list.npy. COMMAND --help explains each.
 A run that was stopped leaves nothing half-written, and goes on where it stopped when it is started again.
 """
 

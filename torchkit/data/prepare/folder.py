@@ -3,10 +3,10 @@
     python -m torchkit.data.prepare folder --root Data/mine --name mine
     python -m torchkit.data.prepare folder --root Data/mine --name mine --holdout 40 --pairs 3000
 
-ROOT holds a folder for each person with that person's aligned 112x112 pictures (JPEG, PNG, BMP, WebP). People are
+ROOT holds a folder for each person with that person's aligned 112x112 images (JPEG, PNG, BMP, WebP). People are
 numbered in the order of their folders' names. With --holdout N, N people drawn by --seed stay out of the index; M pairs
-of their pictures (--pairs M) become a validation set: ten folds with as many pairs of one person as of two, no pair
-twice, and from 20 people on each person in one fold only. Every picture is read first; one that is damaged or of
+of their images (--pairs M) become a validation set: ten folds with as many pairs of one person as of two, no pair
+twice, and from 20 people on each person in one fold only. Every image is read first; one that is damaged or of
 another size ends the command before anything is written.
 
 Writes INDEX_ROOT/NAME.txt (train with DATA_ROOT=ROOT INDEX_ROOT=INDEX_ROOT DATASETS.0.name=NAME) and, of the people
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from torchkit.data.images import EXTENSIONS, read_face
 from torchkit.data.index import write_index
 from torchkit.data.pairs import Pair, draw_pairs
-from torchkit.data.pictures import EXTENSIONS, read_face
-from torchkit.data.prepare.pairs import add_set_arguments, pictures_of, write_pairs
+from torchkit.data.prepare.pairs import add_set_arguments, images_of, write_pairs
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.data.validation_set.base import check_name
 from torchkit.util.files import atomic_write_text
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, help="name of the index, and of the validation set")
     parser.add_argument("--index-root", type=Path, metavar="DIR", help="receives NAME.txt (the folder above ROOT)")
     parser.add_argument("--holdout", type=int, default=0, metavar="N", help="people kept out of the index (0)")
-    parser.add_argument("--pairs", type=int, metavar="M", help=f"pairs of their pictures ({DEFAULT_PAIRS})")
+    parser.add_argument("--pairs", type=int, metavar="M", help=f"pairs of their images ({DEFAULT_PAIRS})")
     parser.add_argument("--seed", type=int, default=0, help="of who is held out and which pairs are drawn (0)")
     add_set_arguments(parser)
     add_jobs_argument(parser)
@@ -74,12 +74,12 @@ def prepare_folder(
         index_root: receives NAME.txt and, with `holdout`, NAME_pairs.txt.
         out: receives the validation set.
         holdout: how many people to hold out; 0 writes no validation set.
-        pairs: how many pairs of their pictures, a multiple of 20.
+        pairs: how many pairs of their images, a multiple of 20.
         seed: of who is held out and of the pairs.
-        jobs: processes that check the pictures.
+        jobs: processes that check the images.
 
     Raises:
-        FileNotFoundError, ValueError: no such folder, too few people or pairs, or a picture that is no aligned face.
+        FileNotFoundError, ValueError: no such folder, too few people or pairs, or an image that is no aligned face.
     """
     check_name(name)
     people = _people(root)
@@ -93,32 +93,32 @@ def prepare_folder(
     if holdout:
         list_file = index_root / f"{name}_pairs.txt"
         found = [Pair(paths[i], paths[j], same, str(list_file)) for i, j, same in drawn]
-        images = parallel_map(partial(_read, root), list(pictures_of(found)), jobs, "held out")
+        images = parallel_map(partial(_read, root), list(images_of(found)), jobs, "held out")
         print(f"validation set: {write_pairs(found, images, out, name)} ({pairs} pairs of {holdout} people)")
         atomic_write_text(list_file, "".join(f"{pair.first}\t{pair.second}\t{pair.same:d}\n" for pair in found))
     kept = [people[person] for k, person in enumerate(names) if k not in set(held_out)]
     file = index_root / f"{name}.txt"
     write_index(file, [path for p in kept for path in p], [label for label, p in enumerate(kept) for _ in p])
-    print(f"index: {file} ({sum(map(len, kept))} pictures of {len(kept)} people)")
+    print(f"index: {file} ({sum(map(len, kept))} images of {len(kept)} people)")
 
 
 def _people(root: Path) -> dict[str, list[str]]:
-    """Paths of the pictures, relative to `root`, by person; both in order of their names."""
+    """Paths of the images, relative to `root`, by person; both in order of their names."""
     if not root.is_dir():
         raise FileNotFoundError(f"--root {root} is no folder; it must hold a folder for each person")
     people, ignored = {}, 0
     for person in sorted(root.iterdir()):
         files = sorted(person.iterdir()) if person.is_dir() else []
-        pictures = [file.name for file in files if file.suffix.lower() in EXTENSIONS and file.name[0] != "."]
-        if pictures and person.name[0] != ".":
-            people[person.name] = [f"{person.name}/{picture}" for picture in pictures]
-            ignored += len(files) - len(pictures)
+        images = [file.name for file in files if file.suffix.lower() in EXTENSIONS and file.name[0] != "."]
+        if images and person.name[0] != ".":
+            people[person.name] = [f"{person.name}/{image}" for image in images]
+            ignored += len(files) - len(images)
         else:
             ignored += 1
     if not people:
-        raise ValueError(f"{root} holds no person's folder with pictures ({', '.join(EXTENSIONS)})")
+        raise ValueError(f"{root} holds no person's folder with images ({', '.join(EXTENSIONS)})")
     if ignored:
-        print(f"ignored: {ignored} files and folders under {root} that are no pictures in a person's folder")
+        print(f"ignored: {ignored} files and folders under {root} that are no images in a person's folder")
     return people
 
 

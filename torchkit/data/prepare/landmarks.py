@@ -1,7 +1,7 @@
-"""Tables that come with pictures: five landmarks, or one number, a line.
+"""Tables that come with images: five landmarks, or one number, a line.
 
 Landmarks: `name x1 y1 ... x5 y5`, in pixels: left eye, right eye, nose, left and right corner of the mouth, left being
-the picture's left. CelebA's files begin with a line that counts the pictures and one that names the columns; both may
+the image's left. CelebA's files begin with a line that counts the images and one that names the columns; both may
 be missing. In a file whose name ends in .csv, as Kaggle's copy of CelebA has them, columns stand between commas and
 the first line names them.
 """
@@ -27,7 +27,7 @@ CSV_ENDING = ".csv"
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers by the name of a picture."""
+    """Numbers by the name of an image."""
 
     file: Path
     values: dict[str, np.ndarray]
@@ -39,18 +39,18 @@ class Table:
         return self.values[name]
 
     def where(self, name: str) -> str:
-        """How messages call the line of a picture."""
+        """How messages call the line of an image."""
         return f"{self.file}, line {self.lines[name]}: {name}"
 
 
 def read_landmarks(file: Path) -> Table:
-    """(5, 2) float64 points of each picture.
+    """(5, 2) float64 points of each image.
 
     Raises:
-        FileNotFoundError, ValueError: a missing or empty file, a line of another form, a picture twice, or fewer
+        FileNotFoundError, ValueError: a missing or empty file, a line of another form, an image twice, or fewer
             lines than the first one counts.
     """
-    lines = read_lines(file, "landmarks", f"a line {LANDMARK_FORM} for each picture")
+    lines = read_lines(file, "landmarks", f"a line {LANDMARK_FORM} for each image")
     if file.suffix == CSV_ENDING:
         _check_columns(file, lines[0], LANDMARK_COLUMNS)
         return _points(_read(file, lines, 1, 2 * POINTS, LANDMARK_FORM))
@@ -61,7 +61,7 @@ def read_landmarks(file: Path) -> Table:
         start += 1
     follow = len(lines) - start
     if counted and lines[0].strip() != str(follow):
-        raise ValueError(f"{file}, line 1: promises {lines[0].strip()} pictures, {follow} follow; the file is cut off")
+        raise ValueError(f"{file}, line 1: promises {lines[0].strip()} images, {follow} follow; the file is cut off")
     return _points(_read(file, lines, start, 2 * POINTS, LANDMARK_FORM))
 
 
@@ -70,13 +70,13 @@ def _points(table: Table) -> Table:
 
 
 def read_numbers(file: Path, what: str) -> Table:
-    """The whole number of each picture, (1,) float64, in the order of the lines `name number`.
+    """The whole number of each image, (1,) float64, in the order of the lines `name number`.
 
     Raises:
-        FileNotFoundError, ValueError: a missing or empty file, a line of another form, or a picture twice.
+        FileNotFoundError, ValueError: a missing or empty file, a line of another form, or an image twice.
     """
     form = "`name number`"
-    lines, start = read_lines(file, what, f"a line {form} for each picture"), 0
+    lines, start = read_lines(file, what, f"a line {form} for each image"), 0
     if file.suffix == CSV_ENDING:
         _check_columns(file, lines[0], [None])
         start = 1
@@ -88,7 +88,7 @@ def read_numbers(file: Path, what: str) -> Table:
 
 
 def _check_columns(file: Path, line: str, columns: Sequence[str | None]) -> None:
-    """Make sure that a CSV file's first line names these columns after that of the pictures; None: any name."""
+    """Make sure that a CSV file's first line names these columns after that of the images; None: any name."""
     found = _cells(file, line)[1:]
     named = [
         None if wanted is None and not _numbers([name]) else name for name, wanted in zip(found, columns, strict=False)
@@ -116,7 +116,7 @@ def _read(file: Path, lines: list[str], start: int, columns: int, form: str) -> 
         values[name] = np.array(row)
         numbers[name] = number
     if not values:
-        raise ValueError(f"{file} lists no picture: expected {form}")
+        raise ValueError(f"{file} lists no image: expected {form}")
     return Table(file, values, numbers)
 
 

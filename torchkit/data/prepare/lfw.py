@@ -1,10 +1,10 @@
-"""LFW's original pictures, its pairs and five landmarks a picture -> validation set.
+"""LFW's original images, its pairs and five landmarks an image -> validation set.
 
     python -m torchkit.data.prepare lfw --root lfw --pairs lfw/pairs.txt --landmarks lfw_landmark.txt
 
 ROOT holds name/name_0001.jpg, 250x250 (any size will do). The landmarks are lines `name/name_0001.jpg x1 y1 ... x5 y5`
-in pixels of these pictures: left eye, right eye, nose, left and right corner of the mouth, left being the picture's
-left. Every picture is brought to the ArcFace template at 112x112 by the similarity transform that fits its points
+in pixels of these images: left eye, right eye, nose, left and right corner of the mouth, left being the image's
+left. Every image is brought to the ArcFace template at 112x112 by the similarity transform that fits its points
 best. Writes OUT/NAME/ and OUT/NAME_list.npy, last and as a whole.
 """
 
@@ -17,20 +17,20 @@ from pathlib import Path
 import numpy as np
 
 from torchkit.data.align import align_face
+from torchkit.data.images import read_image
 from torchkit.data.pairs import read_pairs
-from torchkit.data.pictures import read_picture
 from torchkit.data.prepare.landmarks import read_landmarks
-from torchkit.data.prepare.pairs import add_set_arguments, pictures_of, write_pairs
+from torchkit.data.prepare.pairs import add_set_arguments, images_of, write_pairs
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.data.validation_set.base import check_name
 
-HELP = "LFW's pictures, pairs and landmarks -> validation set"
+HELP = "LFW's images, pairs and landmarks -> validation set"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder with name/name_0001.jpg")
     parser.add_argument("--pairs", type=Path, required=True, metavar="FILE", help="LFW's pairs.txt")
-    parser.add_argument("--landmarks", type=Path, required=True, metavar="FILE", help="five points a picture")
+    parser.add_argument("--landmarks", type=Path, required=True, metavar="FILE", help="five points an image")
     add_set_arguments(parser)
     parser.add_argument("--name", default="lfw", help="name of the set (lfw)")
     add_jobs_argument(parser)
@@ -44,12 +44,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def prepare_lfw(root: Path, pairs: Path, landmarks: Path, out: Path, name: str = "lfw", jobs: int = 1) -> Path:
-    """Align the pictures that `pairs` names and write them as a validation set.
+    """Align the images that `pairs` names and write them as a validation set.
 
     Args:
-        root: folder of the pictures.
+        root: folder of the images.
         pairs: list in LFW's format, or of `path path same` lines.
-        landmarks: five points a picture, by its path.
+        landmarks: five points an image, by its path.
         out: folder that receives NAME/ and NAME_list.npy.
         name: the set's name.
         jobs: processes that align.
@@ -58,18 +58,18 @@ def prepare_lfw(root: Path, pairs: Path, landmarks: Path, out: Path, name: str =
         The set's folder.
 
     Raises:
-        FileNotFoundError, ValueError: a file or picture is missing, or a line is of another form.
+        FileNotFoundError, ValueError: a file or image is missing, or a line is of another form.
     """
     check_name(name)
     found = read_pairs(pairs, root)
     table = read_landmarks(landmarks)
-    work = [(path, f"{where}: {root / path}", table[path]) for path, where in pictures_of(found).items()]
+    work = [(path, f"{where}: {root / path}", table[path]) for path, where in images_of(found).items()]
     return write_pairs(found, parallel_map(partial(_align, root), work, jobs, name), out, name)
 
 
-def _align(root: Path, picture: tuple[str, str, np.ndarray]) -> np.ndarray:
-    path, where, points = picture
-    image = read_picture(root / path, where)
+def _align(root: Path, work: tuple[str, str, np.ndarray]) -> np.ndarray:
+    path, where, points = work
+    image = read_image(root / path, where)
     try:
         return align_face(image, points)
     except ValueError as error:

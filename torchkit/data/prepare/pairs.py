@@ -1,9 +1,9 @@
-"""Aligned pictures and a list of pairs -> validation set.
+"""Aligned images and a list of pairs -> validation set.
 
     python -m torchkit.data.prepare pairs --root Data/faces --pairs Data/faces/val_pairs.txt --name faces
 
 The list has a line `path path same` for each pair (same: 1 or 0, paths relative to ROOT), or LFW's own format: first
-the counts (`10 300`, or `1100` without folds), then `name n1 n2` or `name1 n1 name2 n2` a line, for pictures
+the counts (`10 300`, or `1100` without folds), then `name n1 n2` or `name1 n1 name2 n2` a line, for images
 name/name_0001.jpg. Columns stand between tabs or, in a line without tabs, spaces. The order of the lines is kept: the
 evaluation takes contiguous tenths as folds. Writes OUT/NAME/ and OUT/NAME_list.npy, last and as a whole.
 """
@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
+from torchkit.data.images import read_face
 from torchkit.data.pairs import Pair, read_pairs
-from torchkit.data.pictures import read_face
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.data.validation_set import write_validation_set
 from torchkit.data.validation_set.base import IMAGE_SHAPE, check_name
 
-HELP = "aligned pictures + a list of pairs -> validation set"
+HELP = "aligned images + a list of pairs -> validation set"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the aligned pictures")
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the aligned images")
     parser.add_argument("--pairs", type=Path, required=True, metavar="FILE", help="the list")
     add_set_arguments(parser)
     parser.add_argument("--name", required=True, help="name of the set")
@@ -50,7 +50,7 @@ def prepare_pairs(root: Path, pairs: Path, out: Path, name: str, jobs: int = 1) 
     """Build a validation set from a list of pairs, in the order of its lines.
 
     Args:
-        root: folder of the pictures, aligned, 112x112.
+        root: folder of the images, aligned, 112x112.
         pairs: the list, see `torchkit.data.pairs`.
         out: folder that receives NAME/ and NAME_list.npy.
         name: the set's name.
@@ -60,21 +60,21 @@ def prepare_pairs(root: Path, pairs: Path, out: Path, name: str, jobs: int = 1) 
         The set's folder.
 
     Raises:
-        FileNotFoundError, ValueError: a missing list or picture, a line of another form, no pair at all.
+        FileNotFoundError, ValueError: a missing list or image, a line of another form, no pair at all.
     """
     check_name(name)
     found = read_pairs(pairs, root)
-    images = parallel_map(partial(_read, root), list(pictures_of(found).items()), jobs, name)
+    images = parallel_map(partial(_read, root), list(images_of(found).items()), jobs, name)
     return write_pairs(found, images, out, name)
 
 
-def _read(root: Path, picture: tuple[str, str]) -> np.ndarray:
-    path, where = picture
+def _read(root: Path, image: tuple[str, str]) -> np.ndarray:
+    path, where = image
     return read_face(root / path, f"{where}: {root / path}")
 
 
-def pictures_of(pairs: Sequence[Pair]) -> dict[str, str]:
-    """The distinct pictures in order of first appearance, and where the list first names them."""
+def images_of(pairs: Sequence[Pair]) -> dict[str, str]:
+    """The distinct images in order of first appearance, and where the list first names them."""
     found: dict[str, str] = {}
     for pair in pairs:
         found.setdefault(pair.first, pair.where)
@@ -83,8 +83,8 @@ def pictures_of(pairs: Sequence[Pair]) -> dict[str, str]:
 
 
 def write_pairs(pairs: Sequence[Pair], images: Iterable[np.ndarray], out: Path, name: str) -> Path:
-    """Write a validation set of `pairs`, whose distinct pictures `images` gives as (112, 112, 3) uint8 RGB."""
-    position = {path: k for k, path in enumerate(pictures_of(pairs))}
+    """Write a validation set of `pairs`, whose distinct images `images` gives as (112, 112, 3) uint8 RGB."""
+    position = {path: k for k, path in enumerate(images_of(pairs))}
     distinct = np.empty((len(position), *IMAGE_SHAPE), np.uint8)
     for k, image in enumerate(images):
         distinct[k] = image.transpose(2, 0, 1)

@@ -28,7 +28,7 @@ def add_jobs_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def parallel_map(
-    work: Callable[[T], R], items: Sequence[T], jobs: int, label: str, unit: str = " pictures"
+    work: Callable[[T], R], items: Sequence[T], jobs: int, label: str, unit: str = " images"
 ) -> Iterator[R]:
     """The results of `work` on `items`, in their order.
 

@@ -5,10 +5,10 @@
     python -m torchkit.data.prepare verify --index Data/mine.txt --root Data/mine --set Data/validation/mine
     python -m torchkit.data.prepare verify --data Data/faces_emore
 
-Of an index: lines, labels without gaps, paths that stand twice, pictures that are missing, damaged or not 112x112,
-equal pictures of different people. Of training data without an index (records or a folder for each person, --data) the
-same. Of a set (DIR/NAME, in any of its forms): files, rows, pictures, folds that repeat or have one kind of pair only,
-pairs that contradict each other or themselves. With both: pictures that are in both. What is odd but may be meant is a
+Of an index: lines, labels without gaps, paths that stand twice, images that are missing, damaged or not 112x112,
+equal images of different people. Of training data without an index (records or a folder for each person, --data) the
+same. Of a set (DIR/NAME, in any of its forms): files, rows, images, folds that repeat or have one kind of pair only,
+pairs that contradict each other or themselves. With both: images that are in both. What is odd but may be meant is a
 note, and does not count.
 """
 
@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from torchkit.data.images import decode_face, read_bytes
 from torchkit.data.index import (
     Index,
     lists_records,
@@ -33,7 +34,6 @@ from torchkit.data.index import (
     read_text_index,
 )
 from torchkit.data.pairs import FOLDS
-from torchkit.data.pictures import decode_face, read_bytes
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.data.problems import attempt
 from torchkit.data.text import read_lines
@@ -45,8 +45,8 @@ SET_ENDINGS = (".bin", ".npy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--index", type=Path, metavar="FILE", help="index, a line `relative/path label` a picture")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="folder of the index's pictures (DATA_ROOT)")
+    parser.add_argument("--index", type=Path, metavar="FILE", help="index, a line `relative/path label` an image")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder of the index's images (DATA_ROOT)")
     parser.add_argument("--data", type=Path, metavar="DIR/NAME", help="training set without an index (DATA_ROOT/NAME)")
     parser.add_argument("--set", type=Path, metavar="DIR/NAME", help="validation set; its .bin or .npy file will do")
     add_jobs_argument(parser)
@@ -95,35 +95,35 @@ class Findings:
 
 
 class Entry(NamedTuple):
-    """A picture of a training set."""
+    """An image of a training set."""
 
     name: str
     """Where it stands, for messages."""
     short: str
-    """The same within messages that are about another picture of the set."""
+    """The same within messages that are about another image of the set."""
     label: int
     file: str
     """Where it was looked for, for messages."""
     read: Callable[[], bytes]
-    """Reads the encoded picture."""
+    """Reads the encoded image."""
 
 
 def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[bytes]:
-    """Check an index and its pictures; tell `found` what is wrong.
+    """Check an index and its images; tell `found` what is wrong.
 
     Args:
         file: the index.
-        root: folder of the pictures.
+        root: folder of the images.
         found: receives problems and notes.
-        jobs: processes that read the pictures.
+        jobs: processes that read the images.
 
     Returns:
-        Digests of the pictures that could be read.
+        Digests of the images that could be read.
     """
     try:
         if lists_records(file):
-            return _verify_pictures(partial(read_text_index, [file], root), found, jobs)
-        lines = read_lines(file, "index", "a line `relative/path label` for each picture")
+            return _verify_images(partial(read_text_index, [file], root), found, jobs)
+        lines = read_lines(file, "index", "a line `relative/path label` for each image")
     except (ValueError, FileNotFoundError) as error:
         found.report(error)
         return set()
@@ -149,10 +149,10 @@ def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[
 
 def verify_data(root: Path, name: str, found: Findings, jobs: int = 1) -> set[bytes]:
     """`verify_index` of a training set without an index: records, or a folder for each person."""
-    return _verify_pictures(partial(read_records_or_folders, root, name), found, jobs)
+    return _verify_images(partial(read_records_or_folders, root, name), found, jobs)
 
 
-def _verify_pictures(read: Callable[[], Index], found: Findings, jobs: int) -> set[bytes]:
+def _verify_images(read: Callable[[], Index], found: Findings, jobs: int) -> set[bytes]:
     index = attempt(found.report, read)
     if index is None:
         return set()
@@ -172,9 +172,9 @@ def _verify_entries(file: Path, entries: Sequence[Entry], found: Findings, jobs:
     return _verify_distinct(entries, results, found)
 
 
-def _digest(picture: tuple[Callable[[], bytes], str]) -> bytes | str:
-    """Digest of a picture's pixels, or what is wrong with it."""
-    read, name = picture
+def _digest(image: tuple[Callable[[], bytes], str]) -> bytes | str:
+    """Digest of an image's pixels, or what is wrong with it."""
+    read, name = image
     try:
         return _digest_of(decode_face(read(), name))
     except (ValueError, FileNotFoundError) as error:
@@ -190,10 +190,10 @@ def _verify_labels(file: Path, labels: np.ndarray, found: Findings) -> None:
         return
     found.problems += [f"{file}: label {label} is missing" for label in missing_labels(labels)]
     if len(np.unique(labels)) < 2:
-        found.problems.append(f"{file}: all pictures show one person; a margin softmax needs two or more")
+        found.problems.append(f"{file}: all images show one person; a margin softmax needs two or more")
     alone = int((np.bincount(np.unique(labels, return_inverse=True)[1]) == 1).sum())
     if alone:
-        found.notes.append(f"{file}: {alone} people have one picture only")
+        found.notes.append(f"{file}: {alone} people have one image only")
 
 
 def _verify_distinct(entries: Sequence[Entry], results: Sequence[bytes | str], found: Findings) -> set[bytes]:
@@ -204,7 +204,7 @@ def _verify_distinct(entries: Sequence[Entry], results: Sequence[bytes | str], f
         other = first_with.setdefault(result, entry)
         if other is entry:
             continue
-        message = f"{entry.name} is the same picture as {other.short}"
+        message = f"{entry.name} is the same image as {other.short}"
         if entry.label != other.label:
             found.problems.append(f"{message}, with the label {entry.label} and not {other.label}")
         else:
@@ -219,7 +219,7 @@ def verify_set(root: Path, name: str, found: Findings, training: set[bytes] | No
         root: folder of the sets.
         name: of the set.
         found: receives problems and notes.
-        training: digests of training pictures, none of which may be in the set.
+        training: digests of training images, none of which may be in the set.
     """
     try:
         data = read_validation_set(root, name, found.report)
@@ -238,7 +238,7 @@ def verify_set(root: Path, name: str, found: Findings, training: set[bytes] | No
 
 
 def _rows(data: ValidationSet, position: int) -> str:
-    return f"{data.name}: the picture of row {int(np.flatnonzero(data.rows == position)[0])}"
+    return f"{data.name}: the image of row {int(np.flatnonzero(data.rows == position)[0])}"
 
 
 def _verify_pairs(data: ValidationSet, found: Findings) -> None:
@@ -246,13 +246,13 @@ def _verify_pairs(data: ValidationSet, found: Findings) -> None:
     for number, (one, other) in enumerate(np.sort(data.rows.reshape(-1, 2), axis=1).tolist()):
         kind = "one person" if data.same[number] else "two people"
         if one == other:
-            message = f"{data.name}: pair {number} is one picture twice, called {kind}"
+            message = f"{data.name}: pair {number} is one image twice, called {kind}"
             (found.notes if data.same[number] else found.problems).append(message)
         first = first_with.setdefault((one, other), number)
         if first == number:
             continue
         if data.same[first] != data.same[number]:
-            found.problems.append(f"{data.name}: pairs {first} and {number} are the same pictures, called {kind} once")
+            found.problems.append(f"{data.name}: pairs {first} and {number} are the same images, called {kind} once")
         else:
             found.notes.append(f"{data.name}: pair {number} is pair {first} again")
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | 1. `NAME/meta/`, `NAME_list.npy` | bcolz carray (N, 3, 112, 112) float32 in [-1, 1] (AdaFace) | BGR |
 | 2. `NAME.bin` | pickle of (N encoded images, N/2 bools) (InsightFace) | decoded to RGB |
-| 3. `NAME/pairs.txt` | aligned pictures, pairs in LFW's format or `path path same` | decoded to RGB |
+| 3. `NAME/pairs.txt` | aligned images, pairs in LFW's format or `path path same` | decoded to RGB |
 | 4. `NAME.npy`, `NAME_list.npy` | array, channels first or last, uint8 or float32 in [-1, 1] | RGB |
 
 The published packages bring 1 and 2 side by side: then 1 is read. Any other two forms of one name are an error, for
@@ -21,15 +21,15 @@ from torchkit.data.problems import Report, stop
 from torchkit.data.validation_set.base import ValidationSet, check_name
 from torchkit.data.validation_set.bin_file import load_bin
 from torchkit.data.validation_set.carray import load_carray, write_validation_set
+from torchkit.data.validation_set.image_folder import PAIRS_NAME, load_image_folder
 from torchkit.data.validation_set.npy import load_npy
-from torchkit.data.validation_set.picture_folder import PAIRS_NAME, load_picture_folder
 
 __all__ = ["ValidationSet", "check_present", "load_validation_set", "read_validation_set", "write_validation_set"]
 
 LOADERS: dict[str, Callable[[Path, str, Report], ValidationSet | None]] = {
     "{}/meta": load_carray,
     "{}.bin": load_bin,
-    f"{{}}/{PAIRS_NAME}": load_picture_folder,
+    f"{{}}/{PAIRS_NAME}": load_image_folder,
     "{}.npy": load_npy,
 }
 """What marks a form, in the order in which the forms are tried, and its reader."""
@@ -40,7 +40,7 @@ def load_validation_set(root: Path, name: str) -> ValidationSet:
     """Read the set `name` from `root`, in whatever form it is there.
 
     Raises:
-        FileNotFoundError: it is there in no form, or its list or a picture is missing.
+        FileNotFoundError: it is there in no form, or its list or an image is missing.
         ValueError: it is there in two forms, a file does not hold what its form says, or the name is not a plain
             file name.
     """
@@ -50,7 +50,7 @@ def load_validation_set(root: Path, name: str) -> ValidationSet:
 
 
 def read_validation_set(root: Path, name: str, report: Report) -> ValidationSet | None:
-    """`load_validation_set` that tells `report` of each wrong row, line or picture, and goes on with the others.
+    """`load_validation_set` that tells `report` of each wrong row, line or image, and goes on with the others.
 
     Returns:
         The set, or None when something was reported.
@@ -76,7 +76,7 @@ def check_present(root: Path, names: Sequence[str]) -> None:
     if not missing:
         return
     looked = "; ".join(
-        f"{root / name}/ (bcolz with {name}_list.npy beside it, or pictures with {PAIRS_NAME}), {root / name}.bin, "
+        f"{root / name}/ (bcolz with {name}_list.npy beside it, or images with {PAIRS_NAME}), {root / name}.bin, "
         f"{root / name}.npy with {name}_list.npy"
         for name in missing
     )
@@ -97,7 +97,7 @@ def _form(root: Path, name: str) -> str:
         raise ValueError(f"validation set {name!r} is there in several forms: {marks}; keep one of them")
     if (root / name).is_dir():
         raise ValueError(
-            f"{root / name} is neither a bcolz carray (meta/ is missing) nor a folder of pictures with {PAIRS_NAME}; "
+            f"{root / name} is neither a bcolz carray (meta/ is missing) nor a folder of images with {PAIRS_NAME}; "
             "see Data/README.md"
         )
     return ""

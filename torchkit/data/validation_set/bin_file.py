@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from torchkit.data.pictures import is_cut_off
+from torchkit.data.images import is_cut_off
 from torchkit.data.problems import Report, attempt, stop
 from torchkit.data.validation_set.base import (
     DOWNLOAD_AGAIN,

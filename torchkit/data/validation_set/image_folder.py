@@ -1,7 +1,7 @@
-"""A folder of pictures: `NAME/pairs.txt` and the aligned pictures that it lists.
+"""A folder of images: `NAME/pairs.txt` and the aligned images that it lists.
 
 The list is in LFW's own format (`NAME/person/person_0001.jpg`), or of `path path same` lines with paths relative to
-NAME/ (so come pairs of CelebA's test people); see `torchkit.data.pairs`. The pictures are JPEG or PNG files of
+NAME/ (so come pairs of CelebA's test people); see `torchkit.data.pairs`. The images are JPEG or PNG files of
 112x112 pixels, decoded to RGB.
 """
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from torchkit.data.images import read_face
 from torchkit.data.pairs import read_pairs
-from torchkit.data.pictures import read_face
 from torchkit.data.problems import Report, stop
 from torchkit.data.validation_set.base import DistinctImages, ValidationSet
 
 PAIRS_NAME = "pairs.txt"
 
 
-def load_picture_folder(root: Path, name: str, report: Report = stop) -> ValidationSet | None:
-    """Read NAME/pairs.txt and its pictures; None only if `report` was told why.
+def load_image_folder(root: Path, name: str, report: Report = stop) -> ValidationSet | None:
+    """Read NAME/pairs.txt and its images; None only if `report` was told why.
 
     Raises:
         FileNotFoundError, ValueError: the list as a whole is wrong.
@@ -35,7 +35,7 @@ def load_picture_folder(root: Path, name: str, report: Report = stop) -> Validat
 
     pairs = read_pairs(folder / PAIRS_NAME, folder, note)
     distinct = DistinctImages(2 * len(pairs), folder)
-    done: dict[str, int] = {}  # row of a picture that was read
+    done: dict[str, int] = {}  # row of an image that was read
     for k, pair in enumerate(pairs):
         for row, path in ((2 * k, pair.first), (2 * k + 1, pair.second)):
             try:

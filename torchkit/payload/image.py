@@ -1,4 +1,4 @@
-"""The picture of a message: a WebP stream and the pixels that it decodes to.
+"""The image of a message: a WebP stream and the pixels that it decodes to.
 
 Allowed are the two simple forms of WebP, one chunk `VP8 ` (lossy) or `VP8L` (lossless). The extended form is not: it
 is there for transparency, animation and metadata, and EXIF data (place, time, camera) must not travel along.
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image as PillowImage
 
 from torchkit.payload.arrays import read_only
 from torchkit.payload.limits import MAX_MESSAGE_BYTES, PayloadError
@@ -38,8 +38,8 @@ _CHUNKS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture as it is sent. Make one with `compress` or `read`, which keep data and pixels together."""
+class EncodedImage:
+    """An image as it is sent. Make one with `compress` or `read`, which keep data and pixels together."""
 
     data: bytes
     """A WebP stream."""
@@ -52,13 +52,13 @@ class Picture:
         object.__setattr__(self, "pixels", read_only(self.pixels, "pixels", PIXELS_SHAPE, np.uint8))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Picture):
+        if not isinstance(other, EncodedImage):
             return NotImplemented
         return self.data == other.data and np.array_equal(self.pixels, other.pixels)
 
     @classmethod
-    def compress(cls, pixels: np.ndarray, quality: int | None = None) -> Picture:
-        """Compress a picture; features must be computed against the result's `pixels`.
+    def compress(cls, pixels: np.ndarray, quality: int | None = None) -> EncodedImage:
+        """Compress an image; features must be computed against the result's `pixels`.
 
         Args:
             pixels: (112, 112, 3) uint8 RGB.
@@ -71,11 +71,11 @@ class Picture:
         if quality is None:
             return cls(_webp(pixels, _LOSSLESS), pixels)
         if quality not in range(101):
-            raise PayloadError(f"picture quality {quality}: allowed are 0 to 100, or None for lossless")
+            raise PayloadError(f"image quality {quality}: allowed are 0 to 100, or None for lossless")
         return cls.read(_webp(pixels, {"method": 4, "quality": quality}))
 
     @classmethod
-    def read(cls, data: bytes) -> Picture:
+    def read(cls, data: bytes) -> EncodedImage:
         """Decode a WebP stream of unknown origin.
 
         Raises:
@@ -83,29 +83,29 @@ class Picture:
         """
         _check_stream(data)  # before Pillow, which allocates the size that a stream states as soon as it opens it
         try:
-            with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
-                pixels = np.asarray(image)
+            with PillowImage.open(io.BytesIO(data), formats=["WEBP"]) as opened:
+                pixels = np.asarray(opened)
         except Exception as error:  # Pillow has no common base class for what a damaged stream can cause
-            raise PayloadError(f"the picture cannot be decoded: {error}") from error
+            raise PayloadError(f"the image cannot be decoded: {error}") from error
         return cls(data, pixels)
 
 
 def _webp(pixels: np.ndarray, options: Mapping[str, int]) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "WEBP", **options)
+    PillowImage.fromarray(pixels).save(stream, "WEBP", **options)
     return stream.getvalue()
 
 
 def _check_stream(data: bytes) -> None:
     """Check everything that a stream says about itself before its pixels."""
     if not isinstance(data, bytes) or not _RIFF.size <= len(data) <= MAX_MESSAGE_BYTES:
-        raise PayloadError(f"the picture must be {_RIFF.size} to {MAX_MESSAGE_BYTES} bytes of WebP")
+        raise PayloadError(f"the image must be {_RIFF.size} to {MAX_MESSAGE_BYTES} bytes of WebP")
     riff, riff_bytes, webp, chunk, chunk_bytes = _RIFF.unpack_from(data)
     if (riff, webp) != (b"RIFF", b"WEBP") or chunk not in _CHUNKS:
-        raise PayloadError("the picture is not WebP in one chunk, VP8 or VP8L: send it without metadata and animation")
+        raise PayloadError("the image is not WebP in one chunk, VP8 or VP8L: send it without metadata and animation")
     padded_bytes = chunk_bytes + chunk_bytes % 2
     if riff_bytes != len(data) - 8 or padded_bytes != len(data) - _RIFF.size:
-        raise PayloadError(f"the picture has {len(data)} bytes, and its stream states another length")
+        raise PayloadError(f"the image has {len(data)} bytes, and its stream states another length")
     offset, expected = _CHUNKS[chunk]
     if data[offset : offset + len(expected)] != expected:
-        raise PayloadError(f"the picture is not {SIDE_PX}x{SIDE_PX}, or has transparency or upscaling: allowed is none")
+        raise PayloadError(f"the image is not {SIDE_PX}x{SIDE_PX}, or has transparency or upscaling: allowed is none")

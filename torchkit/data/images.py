@@ -1,4 +1,4 @@
-"""Picture files that come from elsewhere: whole or not at all."""
+"""Image files that come from elsewhere: whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from torchkit.util.pixels import decode_image, decode_rgb
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""Of files that count as pictures, in lower case."""
+"""Of files that count as images, in lower case."""
 JPEG_OPTIONS = (
     cv2.IMWRITE_JPEG_QUALITY, 95,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -18,7 +18,7 @@ JPEG_OPTIONS = (
 
 
 def read_bytes(path: Path, name: str) -> bytes:
-    """The bytes of a picture file; `name` is how messages call it.
+    """The bytes of an image file; `name` is how messages call it.
 
     Raises:
         FileNotFoundError: it cannot be read.
@@ -30,7 +30,7 @@ def read_bytes(path: Path, name: str) -> bytes:
 
 
 def check_whole(data: bytes, name: str) -> None:
-    """Make sure that the end of an encoded picture is there.
+    """Make sure that the end of an encoded image is there.
 
     OpenCV fills what is missing of a torn JPEG with grey, in some versions without an error.
 
@@ -50,8 +50,8 @@ def is_cut_off(data: bytes) -> bool:
     return data.startswith(b"\x89PNG") and b"IEND" not in data
 
 
-def read_picture(path: Path, name: str) -> np.ndarray:
-    """A picture of any size, (H, W, 3) uint8 RGB.
+def read_image(path: Path, name: str) -> np.ndarray:
+    """An image of any size, (H, W, 3) uint8 RGB.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be read or decoded; the message begins with `name`.
@@ -60,7 +60,7 @@ def read_picture(path: Path, name: str) -> np.ndarray:
     check_whole(data, name)
     image = decode_rgb(data)
     if image is None:
-        raise ValueError(f"{name} cannot be decoded as a picture; replace it or take it out of the list")
+        raise ValueError(f"{name} cannot be decoded as an image; replace it or take it out of the list")
     return image
 
 
@@ -74,7 +74,7 @@ def read_face(path: Path, name: str) -> np.ndarray:
 
 
 def decode_face(data: bytes, name: str) -> np.ndarray:
-    """An aligned face of its encoded picture, (112, 112, 3) uint8 RGB.
+    """An aligned face of its encoded image, (112, 112, 3) uint8 RGB.
 
     Raises:
         ValueError: it is cut off, cannot be decoded, or is not 112x112; the message begins with `name`.
