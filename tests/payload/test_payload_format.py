@@ -22,8 +22,8 @@ from torchkit.payload.image import SIDE_PX
 from torchkit.payload.packing import pack, packed_bytes, unpack
 from torchkit.util.pixels import INPUT_SIZE_PX
 
-ROOT = Path(__file__).parent.parent
-STORED = ROOT / "tests" / "data" / "v1.pfc"
+ROOT = Path(__file__).parents[2]
+STORED = ROOT / "tests" / "assets" / "v1.pfc"
 LOWEST_CODE = {1: -1, 2: -2, 4: -8, 8: -128}
 
 
@@ -148,7 +148,7 @@ def payloads(draw: st.DrawFn) -> Payload:
 
 
 def stored_payload() -> Payload:
-    """What tests/data/v1.pfc holds, by formulas."""
+    """What tests/assets/v1.pfc holds, by formulas."""
     y, x = np.indices((112, 112)) // 8
     pixels = np.stack([y * 16, x * 16, (y + x) * 8], axis=-1).astype(np.uint8)
     n = np.arange(2048)

@@ -149,7 +149,7 @@ print("clean")
 
 
 def test_nothing_is_drawn_at_import() -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", IMPORT], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "clean", done.stderr
 

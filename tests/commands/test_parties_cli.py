@@ -29,7 +29,7 @@ from torchkit.util.pixels import to_batch
 from validation.config import Settings
 from validation.evaluate import ObfuscatedImages
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TREE = ("a.png", "b/c d.bmp", "b/e.webp", "f.PNG")  # in the order in which they are worked on
 SEED = Settings().seed
 

@@ -33,7 +33,7 @@ from validation.payload_size import measure_payload
 from validation.references import Reference, describe, find_reference
 from validation.verification import pair_distances
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("gaussian", "hybrid")
 PAIRS, PEOPLE = 12, 6
 CPU = torch.device("cpu")

@@ -31,7 +31,7 @@ from torchkit.task.base import make_optimizer
 from torchkit.util.processes import LOST, ErrorBoard, launched, own_gpu
 from validation import val_main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [
     sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d",
     "--rdzv-endpoint=localhost:0",
@@ -119,7 +119,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     after_first_epoch(home / "11", home / "12")
     todo = [job("22"), job("12", resume=True), job("server_2", *server, task="server")]
     (home / "jobs.json").write_text(json.dumps({"train": todo}))
-    done = torchrun(Path(__file__).with_name("together.py"), home / "jobs.json")
+    done = torchrun(ROOT / "tests" / "together.py", home / "jobs.json")
     assert done.returncode == 0, done.stderr
     after_first_epoch(home / "22", home / "21")
     one = job("21", resume=True)
@@ -228,7 +228,7 @@ def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
     overrides = ["NUM_EPOCH=1000", "SAVE_EPOCHS=[]", "SAVE_MINUTES=0.0001"]
     job = {"config": str(config), "task": "client", "resume": False, "overrides": overrides}
     (tmp_path / "jobs.json").write_text(json.dumps({"train": [job]}))
-    command = [*TORCHRUN, str(Path(__file__).with_name("together.py")), str(tmp_path / "jobs.json")]
+    command = [*TORCHRUN, str(ROOT / "tests" / "together.py"), str(tmp_path / "jobs.json")]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as run:
         try:
             wait_until(lambda: len(list(out.glob("checkpoints/step_*.pt"))) > 1 or run.poll() is not None)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from torchkit.config import RETIRED, Config, DatasetConfig, as_dict, load_config, save_config
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [*ROOT.glob("*.yaml"), *ROOT.glob("configs/*.yaml")]
 SMALLEST: dict[str, Any] = {
     "DATA_ROOT": "images",

@@ -26,7 +26,7 @@ from torchkit.task import TrainTask
 from torchkit.task.checkpoints import CheckpointFolder
 from torchkit.util.cli import run_command
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
