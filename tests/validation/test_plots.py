@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from test_report import ROWS, make_row
 
-from tests.test_report import ROWS, make_row
 from validation.chart import GRID, INK, file_name, inline_svg, save_png
 from validation.plots import accuracy_figure, det_figure, histogram_figure, overlay_figure, roc_figure
 from validation.report import CONDITIONS

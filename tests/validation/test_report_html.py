@@ -15,8 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from test_report import INTERVALS, ROWS
 
-from tests.test_report import INTERVALS, ROWS
 from validation.chart import inline_svg
 from validation.examples import Example, ExampleKind
 from validation.plots import accuracy_figure
