@@ -23,7 +23,7 @@ from torchkit.task import BaseTask, ServerTask, TrainTask
 from torchkit.task.profiling import profile_steps
 from torchkit.util.device import keep_freed_memory
 from torchkit.util.distributed import is_main
-from torchkit.util.processes import run_processes, start_processes
+from torchkit.util.launch import run_processes, start_processes
 from validation.server_while_training import ServerValidationHook
 from validation.while_training import ValidationHook
 

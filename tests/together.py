@@ -27,7 +27,7 @@ from torchkit.task import BaseTask, ServerTask, TrainTask
 from torchkit.task.together import Gradients, share_state
 from torchkit.task.whole_batch import see_whole_batch
 from torchkit.util import distributed
-from torchkit.util.processes import run_processes, start_processes
+from torchkit.util.launch import run_processes, start_processes
 
 EMBEDDING_SIZE = 16
 

@@ -16,7 +16,7 @@ from torchkit import __version__
 from torchkit.client import Client, ClientSettings
 from torchkit.server import CompensatedServer, CompensationSettings, Recogniser
 from torchkit.server.compensation import PUBLISHED
-from torchkit.util.checkpoint import load_state, load_weights_file, plain_state, save_weights_file
+from torchkit.util.weights import load_state, load_weights_file, plain_state, save_weights_file
 
 FORMAT = "proface-c client"
 FORMAT_VERSION = 1

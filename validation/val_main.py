@@ -36,7 +36,7 @@ from torchkit.system import ProFaceC, load_client_file
 from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_bytes
-from torchkit.util.processes import run_processes, start_processes
+from torchkit.util.launch import run_processes, start_processes
 from torchkit.util.provenance import provenance
 from torchkit.util.seeding import content_stream
 from validation.config import Settings

@@ -22,7 +22,7 @@ from torchkit.server import (
     load_recogniser,
 )
 from torchkit.system import ProFaceC
-from torchkit.util.checkpoint import save_weights_file
+from torchkit.util.weights import save_weights_file
 
 SHAPES = [(64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7)]  # of a MobileFaceNet
 

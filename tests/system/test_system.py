@@ -23,7 +23,7 @@ from torchkit.system import (
     load_client_file,
     save_client_file,
 )
-from torchkit.util.checkpoint import load_weights_file, save_weights_file
+from torchkit.util.weights import load_weights_file, save_weights_file
 
 OWN_SHAPES = ((64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7))  # of a MobileFaceNet as the server
 IR_SHAPES = ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))

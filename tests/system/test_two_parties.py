@@ -29,8 +29,8 @@ from torchkit.system import (
     restore_client,
     save_client_file,
 )
-from torchkit.util.checkpoint import load_weights_file, save_weights_file
 from torchkit.util.pixels import to_batch
+from torchkit.util.weights import load_weights_file, save_weights_file
 
 IR_SHAPES = ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
 SETTINGS = {

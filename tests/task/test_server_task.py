@@ -24,7 +24,7 @@ from torchkit.server import load_recogniser
 from torchkit.server.recogniser_file import FORMAT, read_recogniser_weights, save_recogniser_file
 from torchkit.task import ServerTask, TrainTask
 from torchkit.task.checkpoints import CheckpointFolder
-from torchkit.util.checkpoint import plain_state, save_weights_file
+from torchkit.util.weights import plain_state, save_weights_file
 from validation import server_main
 from validation.clear import embed_clear
 from validation.server_while_training import ServerValidationHook, read_accuracies, write_accuracies

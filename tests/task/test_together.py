@@ -28,7 +28,7 @@ from torchkit.data.training_set import SampleKey
 from torchkit.data.validation_set import write_validation_set
 from torchkit.task import TrainTask
 from torchkit.task.base import make_optimizer
-from torchkit.util.processes import LOST, ErrorBoard, launched, own_gpu
+from torchkit.util.launch import LOST, ErrorBoard, launched, own_gpu
 from validation import val_main
 
 ROOT = Path(__file__).resolve().parents[2]

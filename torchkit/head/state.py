@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkit.head.base import MarginHead
-from torchkit.util.checkpoint import load_state
+from torchkit.util.weights import load_state
 
 
 def full_state(module: nn.Module) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torchkit.server.compensation import CompensatedServer, CompensationSettings
 from torchkit.server.decoder import Decoder
 from torchkit.server.fold import fold_batch_norms
 from torchkit.server.recogniser import Recogniser
-from torchkit.util.checkpoint import load_state, load_weights_file, plain_state, save_weights_file
+from torchkit.util.weights import load_state, load_weights_file, plain_state, save_weights_file
 
 FORMAT = "proface-c server"
 FORMAT_VERSION = 1

@@ -13,8 +13,8 @@ from torchkit.backbone import NUM_TAPS, TIMM_PREFIX, canonical_name, get_model
 from torchkit.backbone.dlib_resnet import read_dlib_weights
 from torchkit.server.fold import fold_batch_norms
 from torchkit.server.recogniser_file import RecogniserWeights, read_recogniser_weights
-from torchkit.util.checkpoint import load_state
 from torchkit.util.pixels import CHANNEL_ORDERS, network_input
+from torchkit.util.weights import load_state
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchkit import __version__
-from torchkit.util.checkpoint import load_weights_file, plain_state, save_weights_file, state_dict_of
 from torchkit.util.pixels import CHANNEL_ORDERS
+from torchkit.util.weights import load_weights_file, plain_state, save_weights_file, state_dict_of
 
 FORMAT = "proface-c recogniser"
 FORMAT_VERSION = 1

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from torchkit.util.checkpoint import load_weights_file, save_weights_file
+from torchkit.util.weights import load_weights_file, save_weights_file
 
 FORMAT = "proface-c training checkpoint"
 FORMAT_VERSION = 1

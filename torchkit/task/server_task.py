@@ -16,8 +16,8 @@ from torchkit.server import RECOGNISERS
 from torchkit.server.recogniser_file import save_recogniser_file
 from torchkit.task.base import BaseTask
 from torchkit.task.margin import make_heads, margin_loss
-from torchkit.util.checkpoint import load_state
 from torchkit.util.pixels import network_input
+from torchkit.util.weights import load_state
 
 logger = logging.getLogger("torchkit")
 

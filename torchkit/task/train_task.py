@@ -23,8 +23,8 @@ from torchkit.system import ProFaceC, ServerReference, load_client_file, save_cl
 from torchkit.task.base import BaseTask
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
 from torchkit.task.teacher import Teacher
-from torchkit.util.checkpoint import load_state
 from torchkit.util.distributed import gather
+from torchkit.util.weights import load_state
 
 logger = logging.getLogger("torchkit")
 

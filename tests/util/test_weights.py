@@ -23,7 +23,7 @@ from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 from torchkit.backbone import get_model
 from torchkit.server import load_recogniser
-from torchkit.util.checkpoint import load_state, load_weights_file, save_weights_file, state_dict_of
+from torchkit.util.weights import load_state, load_weights_file, save_weights_file, state_dict_of
 
 STATE = {"weight": torch.arange(12.0).view(3, 4), "bias": torch.arange(3.0), "count": torch.tensor(7)}
 
@@ -278,7 +278,7 @@ def test_hand_written_archive_is_read(tmp_path: Path) -> None:
         ("torch", "Size.__new__"),
         ("pytorch_lightningx", "run"),
         ("os", "system"),
-        ("torchkit.util.checkpoint", "_Placeholder"),
+        ("torchkit.util.weights", "_Placeholder"),
         ("", "eval"),
     ],
 )
