@@ -11,9 +11,8 @@ import torch
 
 from torchkit.config import Config
 from torchkit.data.validation_set import check_present, load_validation_set
-from torchkit.hooks import Hook
 from torchkit.task import ServerTask
-from torchkit.task.base import BaseTask
+from torchkit.task.hooks import Hook, TrainingRun
 from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_text
 from validation.clear import embed_clear
@@ -43,7 +42,7 @@ class ServerValidationHook(Hook):
         self.root, self.settings = config.VAL_DATA_ROOT, config.VALIDATION
         self.file = config.MODEL_ROOT / "validation.json"
 
-    def after_epoch(self, task: BaseTask) -> None:
+    def after_epoch(self, task: TrainingRun) -> None:
         assert isinstance(task, ServerTask)
         if task.epoch % self.settings.EVERY_EPOCHS or not is_main():
             return

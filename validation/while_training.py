@@ -12,9 +12,8 @@ import torch
 
 from torchkit.config import Config
 from torchkit.data.validation_set import check_present, load_validation_set
-from torchkit.hooks import Hook
 from torchkit.task import TrainTask
-from torchkit.task.base import BaseTask
+from torchkit.task.hooks import Hook, TrainingRun
 from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_text
 from validation.config import Settings
@@ -57,7 +56,7 @@ class ValidationHook(Hook):
         self.root, self.settings, self.num_workers = config.VAL_DATA_ROOT, settings, config.NUM_WORKERS
         self.file = config.MODEL_ROOT / "validation.json"
 
-    def after_epoch(self, task: BaseTask) -> None:
+    def after_epoch(self, task: TrainingRun) -> None:
         assert isinstance(task, TrainTask)
         if task.epoch % self.settings.EVERY_EPOCHS:
             return

@@ -17,7 +17,8 @@ from torchkit.config import Config, as_dict, save_config
 from torchkit.data.sampler import BranchBatchSampler
 from torchkit.data.training_set import make_loader
 from torchkit.head import full_state, load_full_state
-from torchkit.hooks import (
+from torchkit.task.checkpoints import CheckpointFolder, load_training_checkpoint
+from torchkit.task.hooks import (
     CheckpointHook,
     Hook,
     LearningRateHook,
@@ -25,10 +26,9 @@ from torchkit.hooks import (
     TensorBoardHook,
     start_logging,
 )
-from torchkit.task.checkpoints import CheckpointFolder, load_training_checkpoint
+from torchkit.task.parallel import Gradients, OptimizerState, broadcast_state, check_same, means
 from torchkit.task.schedule import Schedule
-from torchkit.task.together import Gradients, OptimizerState, check_same, means, share_state
-from torchkit.task.whole_batch import see_whole_batch
+from torchkit.task.sync import convert_sync_layers
 from torchkit.util import distributed
 from torchkit.util.device import amp_dtype, autocast, pick_device
 from torchkit.util.files import atomic_write_text
@@ -52,7 +52,7 @@ class BaseTask:
     called "loss".
 
     In several processes each runs the same task on its part of every batch and takes the same steps (see
-    torchkit.task.together); the main one writes. A subclass sees to it that its batches are this process's part and
+    torchkit.task.parallel); the main one writes. A subclass sees to it that its batches are this process's part and
     that its losses are means over them.
 
     Args:
@@ -257,8 +257,8 @@ class BaseTask:
         """Make what is trained the same in all processes, and let it see the whole batch."""
         if distributed.world_size() > 1:
             for module in modules:
-                see_whole_batch(module)
-            share_state(modules)
+                convert_sync_layers(module)
+            broadcast_state(modules)
 
     def _check_folder(self, resume: bool) -> None:
         start_logging(self.config.LOGS)

@@ -22,7 +22,7 @@ from torchkit.head import MarginHead
 from torchkit.util import distributed
 
 
-def share_state(modules: Iterable[nn.Module]) -> None:
+def broadcast_state(modules: Iterable[nn.Module]) -> None:
     """Give every process what the main one holds, but for the rows of sharded heads: a key may come from the system."""
     if distributed.world_size() == 1:
         return

@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import draw_face, write_jpeg
-from together import EMBEDDING_SIZE, Tiny, small_step, train, with_tiny
+from parallel_training import EMBEDDING_SIZE, Tiny, small_step, train, with_tiny
 
 from torchkit.backbone import get_model
 from torchkit.config import load_config
@@ -56,7 +56,7 @@ def tiny_is_known() -> Iterator[None]:
 def write_experiment(home: Path, tiny: bool, **more: Any) -> Path:
     """A YAML file with paths relative to itself: 2 epochs on two branches, 6 images a batch.
 
-    With `tiny` its networks are those of tests/together.py, which train.py does not know.
+    With `tiny` its networks are those of tests/parallel_training.py, which train.py does not know.
     """
     network = "tiny" if tiny else "mobilefacenet"
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     after_first_epoch(home / "11", home / "12")
     todo = [job("22"), job("12", resume=True), job("server_2", *server, task="server")]
     (home / "jobs.json").write_text(json.dumps({"train": todo}))
-    done = torchrun(ROOT / "tests" / "together.py", home / "jobs.json")
+    done = torchrun(ROOT / "tests" / "parallel_training.py", home / "jobs.json")
     assert done.returncode == 0, done.stderr
     after_first_epoch(home / "22", home / "21")
     one = job("21", resume=True)
@@ -228,7 +228,7 @@ def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
     overrides = ["NUM_EPOCH=1000", "SAVE_EPOCHS=[]", "SAVE_MINUTES=0.0001"]
     job = {"config": str(config), "task": "client", "resume": False, "overrides": overrides}
     (tmp_path / "jobs.json").write_text(json.dumps({"train": [job]}))
-    command = [*TORCHRUN, str(ROOT / "tests" / "together.py"), str(tmp_path / "jobs.json")]
+    command = [*TORCHRUN, str(ROOT / "tests" / "parallel_training.py"), str(tmp_path / "jobs.json")]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as run:
         try:
             wait_until(lambda: len(list(out.glob("checkpoints/step_*.pt"))) > 1 or run.poll() is not None)

@@ -18,7 +18,7 @@ from torchkit.util import distributed
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def see_whole_batch(module: nn.Module) -> None:
+def convert_sync_layers(module: nn.Module) -> None:
     """Replace the batch norms and dropouts within `module`, in place.
 
     Raises:
@@ -27,24 +27,26 @@ def see_whole_batch(module: nn.Module) -> None:
     for name, layer in list(module.named_modules()):
         if type(layer) in BATCH_NORMS:
             assert isinstance(layer, _BatchNorm)
-            module.set_submodule(name, WholeBatchNorm.like(layer))
+            module.set_submodule(name, SyncBatchNorm.like(layer))
         elif isinstance(layer, _BatchNorm):
             raise ValueError(
                 f"{name} is a {type(layer).__name__}, for which several processes have no batch norm over all of them; "
                 "train in one process, or take another BACKBONE_NAME"
             )
         elif isinstance(layer, nn.Dropout):
-            module.set_submodule(name, WholeDropout(layer.p))
+            module.set_submodule(name, SyncDropout(layer.p))
 
 
-class WholeBatchNorm(_BatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """Batch norm (Ioffe and Szegedy, 2015, arXiv 1502.03167) by the statistics of all processes' batches.
+
+    PyTorch's layer of this name runs on GPUs alone.
 
     Shape: (B, C, ...) -> the same; B is the same in all processes.
     """
 
     @classmethod
-    def like(cls, layer: _BatchNorm) -> WholeBatchNorm:
+    def like(cls, layer: _BatchNorm) -> SyncBatchNorm:
         """With the parameters and buffers of `layer` themselves."""
         made = cls(layer.num_features, layer.eps, layer.momentum, affine=False)
         made.affine, made.weight, made.bias = layer.affine, layer.weight, layer.bias
@@ -114,7 +116,7 @@ def _other_dims(x: Tensor) -> list[int]:
     return [0, *range(2, x.dim())]
 
 
-class WholeDropout(nn.Dropout):
+class SyncDropout(nn.Dropout):
     """Dropout by the rows of the mask that one process would draw for the whole batch.
 
     Row i of this process is row i * processes + rank of the batch. All processes draw the same numbers.

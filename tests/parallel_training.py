@@ -1,4 +1,4 @@
-"""Training in one process or several, in float64, for tests/test_together.py; also what torchrun starts there.
+"""Training in one process or several, in float64, for tests/task/test_parallel.py; also what torchrun starts there.
 
 In float32 two correct runs drift apart within a few steps, since batch norms and kinks of activations blow up the
 rounding of sums. In float64 a hundred-millionth tells a mistake from rounding.
@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from torchkit.backbone import BACKBONES, Backbone
 from torchkit.backbone.mobilefacenet import ConvBlock
 from torchkit.config import load_config
-from torchkit.hooks import Hook
 from torchkit.server import RECOGNISERS
 from torchkit.server.recogniser import RecogniserKind
 from torchkit.task import BaseTask, ServerTask, TrainTask
-from torchkit.task.together import Gradients, share_state
-from torchkit.task.whole_batch import see_whole_batch
+from torchkit.task.hooks import Hook, TrainingRun
+from torchkit.task.parallel import Gradients, broadcast_state
+from torchkit.task.sync import convert_sync_layers
 from torchkit.util import distributed
 from torchkit.util.launch import run_processes, start_processes
 
@@ -79,7 +79,7 @@ def in_double() -> Iterator[None]:
 class Curve(Hook):
     """Adds the losses of each step to MODEL_ROOT/curve.jsonl."""
 
-    def after_step(self, task: BaseTask, metrics: Mapping[str, float]) -> None:
+    def after_step(self, task: TrainingRun, metrics: Mapping[str, float]) -> None:
         if distributed.is_main():
             with (task.config.MODEL_ROOT / "curve.jsonl").open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
@@ -112,8 +112,8 @@ def small_step(max_norm: float) -> dict[str, Tensor]:
         torch.manual_seed(distributed.rank())  # weights that differ until they are shared
         network = Small()
         if distributed.world_size() > 1:
-            see_whole_batch(network)
-        share_state([network])
+            convert_sync_layers(network)
+        broadcast_state([network])
         optimizer = torch.optim.SGD(network.parameters(), lr=1)
         generator = torch.Generator().manual_seed(3)
         images = torch.randn(6, 3, 8, 8, generator=generator)[distributed.rank() :: distributed.world_size()]

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from torchkit.hooks.base import Hook
-
-if TYPE_CHECKING:
-    from torchkit.task.base import BaseTask
+from torchkit.task.hooks.base import Hook, TrainingRun
 
 
 class LearningRateHook(Hook):
@@ -19,7 +15,7 @@ class LearningRateHook(Hook):
     def __init__(self, schedule: Callable[[int], float]) -> None:
         self.schedule = schedule
 
-    def before_step(self, task: BaseTask) -> None:
+    def before_step(self, task: TrainingRun) -> None:
         rate = self.schedule(task.step)
         for group in task.optimizer.param_groups:
             group["lr"] = rate

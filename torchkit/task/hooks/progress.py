@@ -5,16 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from torchkit.hooks.base import Hook
+from torchkit.task.hooks.base import Hook, TrainingRun
 from torchkit.util import distributed
 from torchkit.util.meters import Meters
-
-if TYPE_CHECKING:
-    from torchkit.task.base import BaseTask
 
 LOG_EVERY_STEPS = 100
 
@@ -27,7 +23,7 @@ class ProgressHook(Hook):
     def __init__(self) -> None:
         self.meters = Meters()
 
-    def before_run(self, task: BaseTask) -> None:
+    def before_run(self, task: TrainingRun) -> None:
         images = task.images_per_step
         self.bar = tqdm(
             total=task.total_steps * images,
@@ -37,7 +33,7 @@ class ProgressHook(Hook):
             smoothing=0.1,
         )
 
-    def after_step(self, task: BaseTask, metrics: Mapping[str, float]) -> None:
+    def after_step(self, task: TrainingRun, metrics: Mapping[str, float]) -> None:
         self.meters.add(metrics)
         self.bar.set_description(f"epoch {task.epoch + 1}/{task.config.NUM_EPOCH}", refresh=False)
         self.bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
@@ -45,13 +41,13 @@ class ProgressHook(Hook):
         if task.step % LOG_EVERY_STEPS == 0:
             self._log(task)
 
-    def after_epoch(self, task: BaseTask) -> None:
+    def after_epoch(self, task: TrainingRun) -> None:
         self._log(task)
 
-    def after_run(self, task: BaseTask) -> None:
+    def after_run(self, task: TrainingRun) -> None:
         self.bar.close()
 
-    def _log(self, task: BaseTask) -> None:
+    def _log(self, task: TrainingRun) -> None:
         means = self.meters.means()
         if means:
             values = "  ".join(f"{name} {value:.4f}" for name, value in means.items())

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from torchkit.hooks.base import Hook
+from torchkit.task.hooks.base import Hook, TrainingRun
 from torchkit.util import distributed
-
-if TYPE_CHECKING:
-    from torchkit.task.base import BaseTask
 
 
 class CheckpointHook(Hook):
@@ -26,25 +22,25 @@ class CheckpointHook(Hook):
     def __init__(self, save_epochs: Sequence[int] | None, save_minutes: float) -> None:
         self.save_epochs, self.save_seconds = save_epochs, save_minutes * 60
 
-    def before_run(self, task: BaseTask) -> None:
+    def before_run(self, task: TrainingRun) -> None:
         self.saved_at = time.monotonic()
 
-    def after_step(self, task: BaseTask, metrics: Mapping[str, float]) -> None:
+    def after_step(self, task: TrainingRun, metrics: Mapping[str, float]) -> None:
         # The last step of an epoch is saved with the epoch, which is counted only then.
         if task.step % task.steps_per_epoch and self._is_time(task):
             self._save(task)
 
-    def after_epoch(self, task: BaseTask) -> None:
+    def after_epoch(self, task: TrainingRun) -> None:
         last = task.epoch == task.config.NUM_EPOCH
         if self.save_epochs is None or task.epoch in self.save_epochs or last:
             if distributed.is_main():
                 task.export(epoch=task.epoch)
             self._save(task)
 
-    def _is_time(self, task: BaseTask) -> bool:
+    def _is_time(self, task: TrainingRun) -> bool:
         due = distributed.is_main() and time.monotonic() - self.saved_at >= self.save_seconds
         return bool(distributed.reduce_max(torch.tensor(int(due), device=task.device)))
 
-    def _save(self, task: BaseTask) -> None:
+    def _save(self, task: TrainingRun) -> None:
         task.save_checkpoint()
         self.saved_at = time.monotonic()
