@@ -70,8 +70,8 @@ from torchkit.util.pixels import INPUT_SIZE_PX
 from torchkit.util.provenance import provenance
 from torchkit.util.seeding import content_stream, stream
 from validation.config import ROOT
-from validation.evaluate import embed
-from validation.verification import k_fold_accuracy
+from validation.measure.evaluate import embed
+from validation.protocol.verification import k_fold_accuracy
 
 SERVERS = sorted(set(RECOGNISERS) - {"dlib_resnet"})  # whose weights are no torch file
 DEFAULT_OUT = ROOT / "benchmarks" / "out" / "bench.json"  # git ignores the folder

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from torchkit.util.cli import run_command  # noqa: E402
 from torchkit.util.files import atomic_write_text  # noqa: E402
-from validation.tables import Table  # noqa: E402
+from validation.report.tables import Table  # noqa: E402
 
 COMMON = [
     "DATASETS.0.name=dev", "DATA_ROOT=Data/faces/train", "NUM_EPOCH=1", "CAMERA.SHARE=0",

@@ -22,8 +22,8 @@ from torchkit.client import Client, ClientSettings
 from torchkit.data.validation_set import ValidationSet
 from torchkit.server import load_recogniser
 from torchkit.system import ProFaceC
-from validation.evaluate import Condition, embed
-from validation.verification import k_fold, pair_distances
+from validation.measure.evaluate import Condition, embed
+from validation.protocol.verification import k_fold, pair_distances
 
 PAIRS = 1000
 

@@ -28,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from torchkit.util.cli import run_command
 from torchkit.util.files import atomic_write_text
-from validation.chart import file_name, save_png
-from validation.mcnemar import mcnemar
-from validation.pairs import PairScores, read_pairs
-from validation.plots import Curve, overlay_figure
-from validation.report import label, per_cent, with_interval
-from validation.tables import Table
-from validation.verification import measured_from, roc
+from validation.protocol.mcnemar import mcnemar
+from validation.protocol.pairs import PairScores, read_pairs
+from validation.protocol.verification import measured_from, roc
+from validation.report.chart import file_name, save_png
+from validation.report.plots import Curve, overlay_figure
+from validation.report.rows import label, per_cent, with_interval
+from validation.report.tables import Table
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "runs" / "comparison"
 COLUMNS = (

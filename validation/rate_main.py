@@ -43,10 +43,10 @@ from torchkit.util.cli import run_command
 from torchkit.util.device import amp_dtype, autocast, keep_freed_memory, pick_device
 from torchkit.util.files import atomic_write_text
 from torchkit.util.provenance import provenance
-from validation.chart import new_figure, save_png, styled
 from validation.config import ROOT, Settings
-from validation.payload_size import PayloadSize, measure_payload
-from validation.verification import verify
+from validation.measure.payload_size import PayloadSize, measure_payload
+from validation.protocol.verification import verify
+from validation.report.chart import new_figure, save_png, styled
 
 CALIBRATION_IMAGES = 64
 FLOAT_BYTES = 4

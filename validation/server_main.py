@@ -24,13 +24,13 @@ from torchkit.server import Recogniser, load_recogniser
 from torchkit.util.cli import run_command
 from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.provenance import provenance
-from validation.clear import embed_clear
 from validation.config import ROOT, Settings
-from validation.intervals import bootstrap
-from validation.outputs import SetResult, write_outputs
-from validation.pairs import score_pairs
-from validation.report import PROTOCOL, WORDS, Row, rates_table
-from validation.verification import check_pairs, pair_distances, verify_distances
+from validation.measure.clear import embed_clear
+from validation.protocol.intervals import bootstrap
+from validation.protocol.pairs import score_pairs
+from validation.protocol.verification import check_pairs, pair_distances, verify_distances
+from validation.report.outputs import SetResult, write_outputs
+from validation.report.rows import PROTOCOL, WORDS, Row, rates_table
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

@@ -15,9 +15,9 @@ from torchkit.task import ServerTask
 from torchkit.task.hooks import Hook, TrainingRun
 from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_text
-from validation.clear import embed_clear
 from validation.config import Settings
-from validation.verification import verify
+from validation.measure.clear import embed_clear
+from validation.protocol.verification import verify
 
 logger = logging.getLogger("torchkit")
 

@@ -40,15 +40,15 @@ from torchkit.util.launch import run_processes, start_processes
 from torchkit.util.provenance import provenance
 from torchkit.util.seeding import content_stream
 from validation.config import Settings
-from validation.evaluate import Condition, embed
-from validation.examples import example_faces
-from validation.intervals import bootstrap
-from validation.outputs import SetResult, write_outputs
-from validation.pairs import score_pairs
-from validation.payload_size import PayloadSize, measure_payload
-from validation.references import Reference, describe, find_reference
-from validation.report import Row, notes_on, rates_table, summary_table
-from validation.verification import check_pairs, pair_distances, verify_distances
+from validation.measure.evaluate import Condition, embed
+from validation.measure.payload_size import PayloadSize, measure_payload
+from validation.protocol.intervals import bootstrap
+from validation.protocol.pairs import score_pairs
+from validation.protocol.references import Reference, describe, find_reference
+from validation.protocol.verification import check_pairs, pair_distances, verify_distances
+from validation.report.examples import example_faces
+from validation.report.outputs import SetResult, write_outputs
+from validation.report.rows import Row, notes_on, rates_table, summary_table
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -17,8 +17,8 @@ from torchkit.task.hooks import Hook, TrainingRun
 from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_text
 from validation.config import Settings
-from validation.evaluate import Condition, embed
-from validation.verification import verify
+from validation.measure.evaluate import Condition, embed
+from validation.protocol.verification import verify
 
 logger = logging.getLogger("torchkit")
 

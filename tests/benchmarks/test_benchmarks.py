@@ -20,7 +20,7 @@ from torchkit.client.shuffle import draw_key
 from torchkit.data.training_set import Sample
 from torchkit.obfuscation import Strength, assign_cells, obfuscate
 from torchkit.task import TrainTask
-from validation.verification import k_fold_accuracy
+from validation.protocol.verification import k_fold_accuracy
 
 BENCH = Path(bench.__file__)
 SMALL = bench.Sizes(server="mobilefacenet", batch_size=2, rows=6, pairs=50, images=2, shuffle_batch=2)

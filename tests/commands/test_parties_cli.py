@@ -27,7 +27,7 @@ from torchkit.trained import MODEL_ROOT, find_checkpoint
 from torchkit.util.cli import run_command
 from torchkit.util.pixels import to_batch
 from validation.config import Settings
-from validation.evaluate import ObfuscatedImages
+from validation.measure.evaluate import ObfuscatedImages
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ("a.png", "b/c d.bmp", "b/e.webp", "f.PNG")  # in the order in which they are worked on

@@ -26,9 +26,9 @@ from torchkit.task import ServerTask, TrainTask
 from torchkit.task.checkpoints import CheckpointFolder
 from torchkit.util.weights import plain_state, save_weights_file
 from validation import server_main
-from validation.clear import embed_clear
+from validation.measure.clear import embed_clear
+from validation.protocol.verification import verify
 from validation.server_while_training import ServerValidationHook, read_accuracies, write_accuracies
-from validation.verification import verify
 
 EMBEDDED = 512
 

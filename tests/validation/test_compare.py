@@ -19,10 +19,10 @@ from scipy.stats import binomtest, chi2
 from torchkit.data.validation_set import ValidationSet
 from torchkit.util.cli import run_command
 from validation import compare
-from validation.mcnemar import EXACT_UP_TO, mcnemar, two_sided_p
-from validation.pairs import PairScores, digest_of, pairs_file, read_pairs, score_pairs, write_pairs
-from validation.report import Row, write_results
-from validation.verification import k_fold, verify_distances
+from validation.protocol.mcnemar import EXACT_UP_TO, mcnemar, two_sided_p
+from validation.protocol.pairs import PairScores, digest_of, pairs_file, read_pairs, score_pairs, write_pairs
+from validation.protocol.verification import k_fold, verify_distances
+from validation.report.rows import Row, write_results
 
 PAIRS = 40
 LABELS = ("clear", "hybrid, obfuscated")

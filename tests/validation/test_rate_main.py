@@ -23,9 +23,9 @@ from torchkit.trained import load_system
 from torchkit.util.cli import run_command
 from torchkit.util.pixels import to_batch
 from validation import rate_main
-from validation.evaluate import Condition, embed
-from validation.payload_size import measure_payload
-from validation.verification import verify
+from validation.measure.evaluate import Condition, embed
+from validation.measure.payload_size import measure_payload
+from validation.protocol.verification import verify
 
 CPU = torch.device("cpu")
 

@@ -27,11 +27,11 @@ from torchkit.util.cli import run_command
 from torchkit.util.seeding import content_stream
 from validation import val_main
 from validation.config import Settings
-from validation.evaluate import Condition, conditions, embed
-from validation.pairs import read_pairs
-from validation.payload_size import measure_payload
-from validation.references import Reference, describe, find_reference
-from validation.verification import pair_distances
+from validation.measure.evaluate import Condition, conditions, embed
+from validation.measure.payload_size import measure_payload
+from validation.protocol.pairs import read_pairs
+from validation.protocol.references import Reference, describe, find_reference
+from validation.protocol.verification import pair_distances
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("gaussian", "hybrid")

@@ -18,8 +18,8 @@ from torchkit.data.validation_set import load_validation_set, write_validation_s
 from torchkit.task import TrainTask
 from torchkit.trained import load_system
 from validation.config import Settings
-from validation.evaluate import Condition, embed
-from validation.verification import verify
+from validation.measure.evaluate import Condition, embed
+from validation.protocol.verification import verify
 from validation.while_training import Score, ValidationHook, read_scores, write_scores
 
 COMPENSATED = "tiny/gaussian/compensated"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from torchkit.util.files import atomic_write_text
-from validation.intervals import Interval, Intervals
-from validation.tables import Table
-from validation.verification import FALSE_MATCHES_NEEDED, REPORTED_FARS, Verification
+from validation.protocol.intervals import Interval, Intervals
+from validation.protocol.verification import FALSE_MATCHES_NEEDED, REPORTED_FARS, Verification
+from validation.report.tables import Table
 
 CONDITIONS = ("clear", "obfuscated", "compensated")
 """What the recogniser saw: the clear image, the obfuscated one, or that with the client's features."""

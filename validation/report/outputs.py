@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from validation.chart import file_name, inline_svg, save_png
-from validation.examples import Example
-from validation.pairs import PairScores, write_pairs
-from validation.plots import accuracy_figure, det_figure, histogram_figure, roc_figure
-from validation.report import Row, write_results
-from validation.report_html import Chart, Section, write_html
-from validation.verification import measured_from, roc
+from validation.protocol.pairs import PairScores, write_pairs
+from validation.protocol.verification import measured_from, roc
+from validation.report.chart import file_name, inline_svg, save_png
+from validation.report.examples import Example
+from validation.report.html import Chart, Section, write_html
+from validation.report.plots import accuracy_figure, det_figure, histogram_figure, roc_figure
+from validation.report.rows import Row, write_results
 
 CAPTIONS = {
     "accuracy": "Accuracy; bars of one deviation over the folds",

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from validation.chart import GRID, INK, new_figure, styled
-from validation.report import CONDITIONS, Row, group_rows, label
-from validation.verification import FALSE_MATCHES_NEEDED
+from validation.protocol.verification import FALSE_MATCHES_NEEDED
+from validation.report.chart import GRID, INK, new_figure, styled
+from validation.report.rows import CONDITIONS, Row, group_rows, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from torchkit.util.files import atomic_write_text
-from validation.examples import Example
-from validation.report import CONDITIONS, Row, group_rows, per_cent, recovery
-from validation.verification import REPORTED_FARS
+from validation.protocol.verification import REPORTED_FARS
+from validation.report.examples import Example
+from validation.report.rows import CONDITIONS, Row, group_rows, per_cent, recovery
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -14,7 +14,7 @@ from torchkit.data.validation_set import ValidationSet
 from torchkit.obfuscation import obfuscate
 from torchkit.payload import EncodedImage
 from torchkit.util.seeding import content_stream
-from validation.examples import example_faces, shuffled_maps, tiles
+from validation.report.examples import example_faces, shuffled_maps, tiles
 
 SETTINGS = ClientSettings(server_shapes=((64, 56, 56), (128, 28, 28), (128, 14, 14), (512, 7, 7)))
 

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from validation import intervals
-from validation.intervals import bootstrap, resampled_accuracies, resampled_rates
-from validation.verification import auc, equal_error_rate, k_fold_accuracy, tar_at_far, verify_distances
+from validation.protocol import intervals
+from validation.protocol.intervals import bootstrap, resampled_accuracies, resampled_rates
+from validation.protocol.verification import auc, equal_error_rate, k_fold_accuracy, tar_at_far, verify_distances
 
 
 def overlapping(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchkit.util.files import atomic_write_bytes
-from validation.verification import k_fold
+from validation.protocol.verification import k_fold
 
 if TYPE_CHECKING:
     from torchkit.data.validation_set import ValidationSet

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from validation import report
-from validation.intervals import Intervals
-from validation.report import Row, notes_on, rates_table, summary_table, write_results
-from validation.tables import Table
-from validation.verification import Verification
+from validation.protocol.intervals import Intervals
+from validation.protocol.verification import Verification
+from validation.report import rows as report
+from validation.report.rows import Row, notes_on, rates_table, summary_table, write_results
+from validation.report.tables import Table
 
 REASON = "3000 impostor pairs, 30000 needed"
 RATES = Verification(
@@ -270,6 +270,6 @@ def test_results_are_replaced_or_left_as_they_were(tmp_path: Path) -> None:
 
 
 def test_reports_need_no_matplotlib_before_they_draw() -> None:
-    command = "import sys, validation.report; sys.exit('matplotlib' in sys.modules)"
-    root = Path(report.__file__).parents[1]
+    command = "import sys, validation.report.rows; sys.exit('matplotlib' in sys.modules)"
+    root = Path(report.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", command], cwd=root, check=False).returncode == 0

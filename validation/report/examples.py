@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchkit.client import Client
 from torchkit.data.validation_set import ValidationSet
-from validation.evaluate import ObfuscatedImages
+from validation.measure.evaluate import ObfuscatedImages
 
 MAPS_SHOWN = 16
 """Channels of a feature map that are shown, as 4 x 4 tiles."""

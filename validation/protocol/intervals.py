@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from validation.verification import REPORTED_FARS, THRESHOLDS, allowed_false_matches, why_not_measured
+from validation.protocol.verification import REPORTED_FARS, THRESHOLDS, allowed_false_matches, why_not_measured
 
 Interval = tuple[float, float]
 """Lower and upper end."""

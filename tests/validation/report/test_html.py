@@ -15,13 +15,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from test_report import INTERVALS, ROWS
+from test_rows import INTERVALS, ROWS
 
-from validation.chart import inline_svg
-from validation.examples import Example, ExampleKind
-from validation.plots import accuracy_figure
-from validation.report import notes_on, per_cent, recovery, write_results
-from validation.report_html import Chart, Section, data_uri, flattened, write_html
+from validation.report.chart import inline_svg
+from validation.report.examples import Example, ExampleKind
+from validation.report.html import Chart, Section, data_uri, flattened, write_html
+from validation.report.plots import accuracy_figure
+from validation.report.rows import notes_on, per_cent, recovery, write_results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS_PX = (390, 1280)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import KFold
 
-from validation.verification import (
+from validation.protocol.verification import (
     Verification,
     auc,
     equal_error_rate,

@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from test_report import ROWS, make_row
+from test_rows import ROWS, make_row
 
-from validation.chart import GRID, INK, file_name, inline_svg, save_png
-from validation.plots import accuracy_figure, det_figure, histogram_figure, overlay_figure, roc_figure
-from validation.report import CONDITIONS
+from validation.report.chart import GRID, INK, file_name, inline_svg, save_png
+from validation.report.plots import accuracy_figure, det_figure, histogram_figure, overlay_figure, roc_figure
+from validation.report.rows import CONDITIONS
 
 STEPS = np.array([0, 0, 0, 0.003, 0.003, 0.5, 1]), np.array([0, 0.2, 0.4, 0.4, 0.7, 0.7, 1])
 CORNER = np.array([0.0, 1]), np.array([1.0, 1])

@@ -1,0 +1,1 @@
+"""What is measured of a system: embeddings and the bytes of messages."""

@@ -1,0 +1,1 @@
+"""How pairs are scored: verification rates, their intervals, tests between runs, published references."""
