@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
@@ -75,6 +76,49 @@ def test_compression_reaches_the_taps_it_is_for() -> None:
     shares = {name: (pruner.channel_share, pruner.value_share) for name, pruner in client.pruners.items()}
     assert shares == {"1": (0.25, 0.5), "2": (0.5, 0.0), "3": (0.0, 0.25)}
     assert not Client(replace(EVERYTHING, bits=(32,) * 4)).quantisers
+
+
+def pruned_to(shares: tuple[float, ...], settings: ClientSettings = OFF) -> Client:
+    """A client of which pruning has come to its end."""
+    client = Client(replace(settings, pruned_channels=shares), key_seed=1).eval()
+    client.set_progress(1, 1)
+    return client
+
+
+def multiply_adds(client: Client) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        client(torch.zeros(1, client.input_channels, 112, 112))
+    return counter.get_total_flops() // 2
+
+
+def test_a_client_runs_no_further_than_the_last_tap_that_it_sends() -> None:
+    network = get_model("mobilefacenet").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.taps(torch.zeros(1, 3, 112, 112), 2)
+    interface = 128 * 128 * 14 * 14
+    assert multiply_adds(pruned_to((1.0, 0.0, 1.0, 1.0))) == counter.get_total_flops() // 2 + interface
+    assert multiply_adds(pruned_to((1.0,) * 4)) == 0
+
+
+@pytest.mark.parametrize("source", ["residual", "both", "difference"])
+def test_features_are_the_same_whether_or_not_later_taps_are_sent(source: str) -> None:
+    settings = replace(OFF, input=source)
+    early, whole = pruned_to((0.0, 1.0, 0.0, 1.0), settings), Client(settings, key_seed=1).eval()
+    whole.load_state_dict(early.state_dict(), strict=False)
+    prepared = torch.rand(2, whole.input_channels, 112, 112, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        found, expected = early(prepared), whole(prepared)
+    assert early.sent_taps() == [1, 3]
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[2], expected[2])
+    assert [feature.shape for feature in found] == [feature.shape for feature in expected]
+    assert not found[1].any() and not found[3].any()
+
+
+def test_a_tap_is_computed_until_its_pruning_has_come_to_its_end() -> None:
+    client = Client(replace(OFF, pruned_channels=(0.0, 0.0, 0.0, 1.0)), key_seed=1)
+    assert client.sent_taps() == [1, 2, 3, 4]
+    client.set_progress(1, 0)
+    assert client.sent_taps() == [1, 2, 3]
 
 
 def test_progress_reaches_all_taps() -> None:

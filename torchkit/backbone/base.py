@@ -42,10 +42,10 @@ class Backbone(nn.Module):
             x = self.run_segment(index, x)
         return x
 
-    def taps(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, 112, 112) in [-1, 1] -> the maps (B, C_i, H_i, W_i) at the four taps."""
+    def taps(self, x: Tensor, count: int = NUM_TAPS) -> list[Tensor]:
+        """(B, 3, 112, 112) in [-1, 1] -> the maps (B, C_i, H_i, W_i) at the first `count` taps; no more is computed."""
         maps = []
-        for index in range(NUM_TAPS):
+        for index in range(count):
             x = self.run_segment(index, x)
             maps.append(x)
         return maps

@@ -233,13 +233,26 @@ class Client(nn.Module):
         return feature
 
     def unquantised(self, prepared: Tensor) -> dict[str, Tensor]:
-        """The features before they are quantised, by tap ("1".."4")."""
-        return {str(index + 1): self._feature(index, tap) for index, tap in enumerate(self._taps(prepared))}
+        """The features before they are quantised, by tap ("1".."4"); those of taps that are never sent are zero."""
+        sent = self.sent_taps()
+        maps = self._taps(prepared, max(sent, default=0))
+        return {
+            str(tap): self._feature(tap - 1, maps[tap - 1])
+            if tap in sent
+            else prepared.new_zeros(prepared.shape[0], *shape)
+            for tap, shape in enumerate(self.feature_shapes, start=1)
+        }
 
-    def _taps(self, prepared: Tensor) -> list[Tensor]:
+    def sent_taps(self) -> list[int]:
+        """The taps, counted from 1, of which any channel is sent; the backbone runs up to the last of them."""
+        names = map(str, range(1, NUM_TAPS + 1))
+        return [int(name) for name in names if name not in self.pruners or not self.pruners[name].is_closed]
+
+    def _taps(self, prepared: Tensor, count: int) -> list[Tensor]:
+        """The first `count` maps that the features are made of."""
         if self.settings.input != "difference":
-            return self.backbone.taps(prepared)
-        both = self.backbone.taps(torch.cat(prepared.chunk(2, dim=1)))  # clear images, then obfuscated ones
+            return self.backbone.taps(prepared, count)
+        both = self.backbone.taps(torch.cat(prepared.chunk(2, dim=1)), count)  # clear images, then obfuscated ones
         return [clear - obfuscated for clear, obfuscated in (tap.chunk(2) for tap in both)]
 
     def _feature(self, index: int, tap: Tensor) -> Tensor:

@@ -41,6 +41,11 @@ class Pruner(nn.Module):
         self.register_buffer("importance", torch.zeros(channels))
         self.register_buffer("threshold", torch.zeros(()))
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether no channel is sent any more."""
+        return not self.keep.any()
+
     def set_progress(self, progress: float) -> None:
         """Prune as far as the ramp goes at `progress` (0 before its start, 1 from its end on)."""
         self.ramp = 1 - (1 - progress) ** 3
