@@ -21,6 +21,7 @@ from pathlib import Path
 from torchkit.config import Config, load_config
 from torchkit.task import BaseTask, ServerTask, TrainTask
 from torchkit.task.profiling import profile_steps
+from torchkit.util.cli import CommandParser, integer_from
 from torchkit.util.device import keep_freed_memory
 from torchkit.util.distributed import is_main
 from torchkit.util.launch import run_processes, start_processes
@@ -31,17 +32,14 @@ DEFAULT_CONFIG = Path(__file__).resolve().parent / "train.yaml"
 
 
 def parse_arguments() -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser(__doc__)
+    parser.option("config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file")
+    parser.switch("resume", help="continue the newest good checkpoint in MODEL_ROOT")
+    parser.switch("new-key", help="draw a new key for the client of BACKBONE_RESUME before training")
+    parser.option(
+        "profile", type=integer_from(1), metavar="N", help="profile N steps and stop: a table, a Chrome trace"
     )
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (train.yaml)")
-    parser.add_argument("--resume", action="store_true", help="continue the newest good checkpoint in MODEL_ROOT")
-    parser.add_argument(
-        "--new-key", action="store_true", help="draw a new key for the client of BACKBONE_RESUME before training"
-    )
-    parser.add_argument("--profile", type=int, metavar="N", help="profile N steps and stop: a table, a Chrome trace")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.add_traceback()
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a key of the file")
     return parser.parse_intermixed_args()
 

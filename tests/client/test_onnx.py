@@ -12,7 +12,7 @@ import pytest
 import torch
 from parties import BOTH, DIFFERENCE, FLOAT, QUANTISED, trained_client
 
-import torchkit.client.__main__ as client_command
+import torchkit.commands.client as client_command
 from torchkit.client import Client, ClientSettings
 from torchkit.client.onnx import INPUT, OUTPUTS, export_onnx
 from torchkit.system import ServerReference, save_phone_file

@@ -16,10 +16,11 @@ import pytest
 import torch
 from parties import BOTH, trained_client, whole_system, write_files
 
-import torchkit.client.__main__ as client_command
-import torchkit.server.__main__ as server_command
+import torchkit.commands.client as client_command
+import torchkit.commands.server as server_command
 from torchkit.client import ClientSettings
 from torchkit.client.encoder import Encoder, fingerprint
+from torchkit.obfuscation import EVALUATION_SEED
 from torchkit.payload import decode, encode
 from torchkit.server.file import load_server_file
 from torchkit.system import ServerReference, load_client_file, save_phone_file
@@ -146,7 +147,7 @@ def test_images_are_obfuscated_as_in_validation(folder: Path, make_image: Callab
     for name, (_, obfuscated) in zip(TREE, _items(data), strict=True):
         payload = decode((folder / "messages" / name).with_suffix(".pfc").read_bytes())
         assert np.array_equal(payload.image.pixels.transpose(2, 0, 1), obfuscated[0].numpy())
-    assert client_command.EVALUATION_SEED == SEED
+    assert EVALUATION_SEED == SEED
 
 
 def test_another_seed_draws_other_cells(folder: Path, tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_paths_that_do_not_fit(folder: Path, tmp_path: Path, capsys: pytest.Capt
         "is a file, but": [faces, "-m", phone, "-o", phone],
         "client file not found": [faces, "-m", tmp_path / "gone.pth", "-o", out],
         "server.pth is no client file": [faces, "-m", folder / "server.pth", "-o", out],
-        "--batch-size 0: expected at least 1": [faces, "-m", phone, "-o", out, "--batch-size", 0],
+        "--batch-size: 0: expected a whole number of at least 1": [faces, "-m", phone, "-o", out, "--batch-size", 0],
         "device 'tpu' cannot be used": [faces, "-m", phone, "-o", out, "--device", "tpu"],
     }
     for message, arguments in cases.items():
@@ -355,4 +356,4 @@ def test_help_teaches_by_example(
         with pytest.raises(SystemExit) as stop:
             command.parse_arguments(arguments)
         assert stop.value.code == 0
-        assert f"{command.__package__} {example}" in capsys.readouterr().out
+        assert f"python -m {command.__name__.replace('commands.', '')} {example}" in capsys.readouterr().out

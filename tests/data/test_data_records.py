@@ -18,6 +18,7 @@ import record_files as rf
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from prepare_command import prepare_data
 
 from torchkit.data.index import Index, read_index
 from torchkit.data.index import recordio as recordio_module
@@ -25,7 +26,6 @@ from torchkit.data.index import tfrecord as tfrecord_module
 from torchkit.data.index.example import bytes_feature, int64_feature
 from torchkit.data.index.packed import StringPacker
 from torchkit.data.index.record_file import OPEN_FILES, RecordFile
-from torchkit.data.prepare.command import main, parse_arguments
 from torchkit.data.sampler import BranchBatchSampler
 from torchkit.data.training_set import SampleKey, TrainingSet, make_loader
 from torchkit.obfuscation import RandomObfuscation
@@ -418,7 +418,7 @@ def test_number_of_images_that_float32_rounds(roots: Roots, monkeypatch: pytest.
 
 def run_verify(*arguments: object) -> int:
     try:
-        main(parse_arguments(["verify", "--jobs", "1", *map(str, arguments)]))
+        prepare_data(["verify", "--jobs", "1", *map(str, arguments)])
     except SystemExit as stop:
         assert isinstance(stop.code, int)
         return stop.code

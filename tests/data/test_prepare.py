@@ -12,10 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from prepare_command import prepare_data
 
+from torchkit.commands.prepare import COMMANDS, parse_arguments
 from torchkit.data.index import read_index
 from torchkit.data.prepare import demo, parallel
-from torchkit.data.prepare.command import COMMANDS, main, parse_arguments
 from torchkit.data.prepare.pairs import prepare_pairs
 from torchkit.data.prepare.parallel import parallel_map
 from torchkit.data.validation_set import load_validation_set
@@ -108,7 +109,7 @@ def test_command_line(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (images / "pairs.txt").write_text("0.png 1.png 0\n")
     out = images.parent / "sets"
     arguments = ["pairs", "--root", str(images), "--pairs", str(images / "pairs.txt"), "--out", str(out)]
-    main(parse_arguments([*arguments, "--name", "mine"]))
+    prepare_data([*arguments, "--name", "mine"])
     assert str(out / "mine") in capsys.readouterr().out
 
 
@@ -166,10 +167,11 @@ def test_killed_process_is_told() -> None:
         list(parallel_map(die, range(100), 2, "test"))
 
 
-@pytest.mark.parametrize("jobs", [0, -1])
-def test_fewer_than_one_job(jobs: int) -> None:
-    with pytest.raises(ValueError, match=f"--jobs {jobs}: expected at least 1"):
-        list(parallel_map(double, range(3), jobs, "test"))
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_fewer_than_one_job(jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        prepare_data(["pairs", "--root", ".", "--pairs", "pairs.txt", "--name", "mine", "--jobs", jobs])
+    assert f"error: --jobs: {jobs}: expected a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_processes_start_though_opencv_has_threads() -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from prepare_command import prepare_data
 
 from torchkit.data.align import TEMPLATE_PX
 from torchkit.data.index import read_index
 from torchkit.data.prepare import celeba
 from torchkit.data.prepare.celeba import ALIGNED, IN_THE_WILD, prepare_celeba
-from torchkit.data.prepare.command import main, parse_arguments
 from torchkit.data.prepare.pairs import prepare_pairs
 from torchkit.data.validation_set import load_validation_set
 
@@ -348,7 +348,7 @@ def test_too_many_test_pairs_are_told_before_any_work(root: Path) -> None:
 
 
 def test_command_line_uses_the_folders_of_train_yaml(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(parse_arguments(["celeba", "--root", str(root), "--in-the-wild", "--pairs", "0", "--jobs", "1"]))
+    prepare_data(["celeba", "--root", str(root), "--in-the-wild", "--pairs", "0", "--jobs", "1"])
     assert f"{root}/Anno/celebA_train.txt (6 images of 3 people)" in capsys.readouterr().out
     assert len(contents(root / "align_crop_112")) == TOTAL
     assert not (root / "Anno/celebA_test_pairs.txt").exists()

@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from prepare_command import prepare_data
 
 from torchkit.data.align import TEMPLATE_PX
 from torchkit.data.index import read_index
 from torchkit.data.prepare.bin_files import prepare_bin
-from torchkit.data.prepare.command import main, parse_arguments
 from torchkit.data.prepare.folder import prepare_folder
 from torchkit.data.prepare.lfw import prepare_lfw
 from torchkit.data.prepare.verify import NOTES_SHOWN, Findings, verify_index, verify_set
@@ -32,13 +32,13 @@ def write_png(path: Path, image: np.ndarray) -> None:
     assert cv2.imwrite(str(path), image[..., ::-1])
 
 
-PEOPLE, IMAGES = 9, 4
+PEOPLE, IMAGES_EACH = 9, 4
 
 
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
     for person in range(PEOPLE):
-        for number in range(IMAGES):
+        for number in range(IMAGES_EACH):
             write_png(tmp_path / "faces" / f"person {person}" / f"{number}.png", face(100 * person + number))
     return tmp_path / "faces"
 
@@ -54,9 +54,9 @@ def test_folder_becomes_an_index(people: Path, tmp_path: Path, capsys: pytest.Ca
     (people / ".hidden").mkdir()
     prepare_folder(people, "mine", tmp_path / "index", tmp_path / "sets")
     index = read_index(tmp_path / "index", people, "mine")
-    paths = [f"person {person}/{number}.png" for person in range(PEOPLE) for number in range(IMAGES)]
+    paths = [f"person {person}/{number}.png" for person in range(PEOPLE) for number in range(IMAGES_EACH)]
     assert list(index.paths) == paths
-    assert index.labels.tolist() == np.repeat(np.arange(PEOPLE), IMAGES).tolist()
+    assert index.labels.tolist() == np.repeat(np.arange(PEOPLE), IMAGES_EACH).tolist()
     assert "ignored: 5 files and folders" in capsys.readouterr().out
     assert not (tmp_path / "sets").exists()
 
@@ -64,7 +64,7 @@ def test_folder_becomes_an_index(people: Path, tmp_path: Path, capsys: pytest.Ca
 def test_held_out_people_are_in_the_set_and_not_in_the_index(people: Path, tmp_path: Path) -> None:
     prepare_folder(people, "mine", tmp_path / "index", tmp_path / "sets", holdout=3, pairs=20, seed=5)
     index = read_index(tmp_path / "index", people, "mine")
-    assert index.num_classes == PEOPLE - 3 and len(index) == (PEOPLE - 3) * IMAGES
+    assert index.num_classes == PEOPLE - 3 and len(index) == (PEOPLE - 3) * IMAGES_EACH
     trained = {path.split("/")[0] for path in index.paths}
     lines = [line.split("\t") for line in (tmp_path / "index" / "mine_pairs.txt").read_text().splitlines()]
     held_out = {path.split("/")[0] for line in lines for path in line[:2]}
@@ -120,11 +120,11 @@ def test_folder_that_is_refused_leaves_nothing(
 
 def test_folder_on_the_command_line(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["folder", "--root", str(people), "--name", "mine", "--out", str(tmp_path / "sets")]
-    main(parse_arguments([*base, "--holdout", "2", "--pairs", "20", "--jobs", "1"]))
+    prepare_data([*base, "--holdout", "2", "--pairs", "20", "--jobs", "1"])
     out = capsys.readouterr().out
     assert f"index: {tmp_path / 'mine.txt'} (28 images of 7 people)" in out and "(20 pairs of 2 people)" in out
     with pytest.raises(ValueError, match="--pairs 20 needs --holdout N"):
-        main(parse_arguments([*base, "--pairs", "20"]))
+        prepare_data([*base, "--pairs", "20"])
 
 
 # lfw
@@ -175,7 +175,7 @@ def test_other_file_than_a_bin(tmp_path: Path, name: str, message: str) -> None:
 
 @pytest.fixture
 def index_file(people: Path) -> Path:
-    lines = [f"person {person}/{number}.png {person}" for person in range(3) for number in range(IMAGES)]
+    lines = [f"person {person}/{number}.png {person}" for person in range(3) for number in range(IMAGES_EACH)]
     (people / "train.txt").write_text("\n".join(lines) + "\n")
     return people / "train.txt"
 
@@ -334,7 +334,7 @@ def test_verify_finds_training_images_in_a_set(index_file: Path, tmp_path: Path)
 
 def run_verify(*arguments: object) -> int:
     try:
-        main(parse_arguments(["verify", "--jobs", "1", *map(str, arguments)]))
+        prepare_data(["verify", "--jobs", "1", *map(str, arguments)])
     except SystemExit as stop:
         assert isinstance(stop.code, int)
         return stop.code

@@ -1,10 +1,6 @@
-"""python -m torchkit.data.prepare."""
+"""python -m torchkit.data.prepare: the program is torchkit.commands.prepare."""
 
-from __future__ import annotations
+import runpy
 
-from torchkit.data.prepare.command import main, parse_arguments
-from torchkit.util.cli import run_command
-
-if __name__ == "__main__":
-    parsed = parse_arguments()
-    run_command(lambda: main(parsed), parsed.traceback)
+if __name__ == "__main__":  # not imported, but run: what a package's command uses may stand below the package
+    runpy.run_module("torchkit.commands.prepare", run_name="__main__")

@@ -15,11 +15,12 @@ from torchkit.data.prepare.pairs import add_set_arguments
 from torchkit.data.problems import stop
 from torchkit.data.validation_set import write_validation_set
 from torchkit.data.validation_set.bin_file import load_bin
+from torchkit.util.cli import CommandParser
 
 HELP = "InsightFace's .bin sets -> bcolz folders"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="SRC", help=".bin file; its name becomes the set's")
     add_set_arguments(parser)
 

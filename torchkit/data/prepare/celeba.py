@@ -40,6 +40,7 @@ from torchkit.data.index import write_index
 from torchkit.data.pairs import draw_pairs
 from torchkit.data.prepare.landmarks import CSV_ENDING, Table, read_landmarks, read_numbers
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
+from torchkit.util.cli import CommandParser, integer_from
 from torchkit.util.files import atomic_write_text
 
 HELP = "CelebA's images and lists -> aligned images, indices, test pairs"
@@ -78,15 +79,13 @@ class Image(NamedTuple):
     partition: int
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="CelebA's folder")
-    parser.add_argument("--in-the-wild", action="store_true", help="start from the original images")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="receives the images (ROOT/align_crop_112)")
-    parser.add_argument("--index-root", type=Path, metavar="DIR", help="receives the lists (ROOT/Anno)")
-    parser.add_argument(
-        "--pairs", type=int, default=DEFAULT_PAIRS, metavar="M", help=f"test pairs; 0: none ({DEFAULT_PAIRS})"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the test pairs (0)")
+def add_arguments(parser: CommandParser) -> None:
+    parser.option("root", type=Path, required=True, metavar="DIR", help="CelebA's folder")
+    parser.switch("in-the-wild", help="start from the original images")
+    parser.option("out", type=Path, metavar="DIR", help="receives the images (ROOT/align_crop_112)")
+    parser.option("index-root", type=Path, metavar="DIR", help="receives the lists (ROOT/Anno)")
+    parser.option("pairs", type=integer_from(0), default=DEFAULT_PAIRS, metavar="M", help="test pairs; 0: none")
+    parser.option("seed", help="seed of the test pairs")
     add_jobs_argument(parser)
 
 

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 from torchkit.data.validation_set import write_validation_set
+from torchkit.util.cli import CommandParser
 from torchkit.util.files import atomic_folder, atomic_write_bytes, atomic_write_text
 from torchkit.util.pixels import INPUT_SIZE_PX
 from torchkit.util.seeding import stream
@@ -45,11 +46,9 @@ ORL_CENTRE_PX = (46, 75)
 TEMPLATE_CENTRE_PX = (56, 72)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("Data/demo"), metavar="DIR", help="for the faces (Data/demo)")
-    parser.add_argument(
-        "--model-root", type=Path, default=Path("model"), metavar="DIR", help="for the recogniser's weights (model)"
-    )
+def add_arguments(parser: CommandParser) -> None:
+    parser.option("out", default=Path("Data/demo"), help="for the faces")
+    parser.option("model-root", type=Path, default=Path("model"), metavar="DIR", help="for the recogniser's weights")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ from torchkit.data.pairs import Pair, draw_pairs
 from torchkit.data.prepare.pairs import add_set_arguments, images_of, write_pairs
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.data.validation_set.base import check_name
+from torchkit.util.cli import CommandParser, integer_from
 from torchkit.util.files import atomic_write_text
 from torchkit.util.seeding import stream
 
@@ -34,13 +35,13 @@ HELP = "folder of identities -> index, held-out people -> validation set"
 DEFAULT_PAIRS = 6000
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder with a folder for each person")
-    parser.add_argument("--name", required=True, help="name of the index, and of the validation set")
-    parser.add_argument("--index-root", type=Path, metavar="DIR", help="receives NAME.txt (the folder above ROOT)")
-    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="people kept out of the index (0)")
-    parser.add_argument("--pairs", type=int, metavar="M", help=f"pairs of their images ({DEFAULT_PAIRS})")
-    parser.add_argument("--seed", type=int, default=0, help="of who is held out and which pairs are drawn (0)")
+def add_arguments(parser: CommandParser) -> None:
+    parser.option("root", type=Path, required=True, metavar="DIR", help="folder with a folder for each person")
+    parser.option("name", required=True, help="name of the index, and of the validation set")
+    parser.option("index-root", type=Path, metavar="DIR", help="receives NAME.txt (the folder above ROOT)")
+    parser.option("holdout", type=integer_from(0), default=0, metavar="N", help="people kept out of the index")
+    parser.option("pairs", type=int, metavar="M", help=f"pairs of their images ({DEFAULT_PAIRS})")
+    parser.option("seed", help="seed of who is held out and which pairs are drawn")
     add_set_arguments(parser)
     add_jobs_argument(parser)
 

@@ -23,16 +23,17 @@ from torchkit.data.prepare.landmarks import read_landmarks
 from torchkit.data.prepare.pairs import add_set_arguments, images_of, write_pairs
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.data.validation_set.base import check_name
+from torchkit.util.cli import CommandParser
 
 HELP = "LFW's images, pairs and landmarks -> validation set"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder with name/name_0001.jpg")
-    parser.add_argument("--pairs", type=Path, required=True, metavar="FILE", help="LFW's pairs.txt")
-    parser.add_argument("--landmarks", type=Path, required=True, metavar="FILE", help="five points an image")
+def add_arguments(parser: CommandParser) -> None:
+    parser.option("root", type=Path, required=True, metavar="DIR", help="folder with name/name_0001.jpg")
+    parser.option("pairs", type=Path, required=True, metavar="FILE", help="LFW's pairs.txt")
+    parser.option("landmarks", type=Path, required=True, metavar="FILE", help="five points an image")
     add_set_arguments(parser)
-    parser.add_argument("--name", default="lfw", help="name of the set (lfw)")
+    parser.option("name", default="lfw", help="name of the set")
     add_jobs_argument(parser)
 
 

@@ -22,23 +22,21 @@ from torchkit.data.pairs import Pair, read_pairs
 from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.data.validation_set import write_validation_set
 from torchkit.data.validation_set.base import IMAGE_SHAPE, check_name
+from torchkit.util.cli import CommandParser
 
 HELP = "aligned images + a list of pairs -> validation set"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the aligned images")
-    parser.add_argument("--pairs", type=Path, required=True, metavar="FILE", help="the list")
+def add_arguments(parser: CommandParser) -> None:
+    parser.option("root", type=Path, required=True, metavar="DIR", help="folder of the aligned images")
+    parser.option("pairs", type=Path, required=True, metavar="FILE", help="the list")
     add_set_arguments(parser)
-    parser.add_argument("--name", required=True, help="name of the set")
+    parser.option("name", required=True, help="name of the set")
     add_jobs_argument(parser)
 
 
-def add_set_arguments(parser: argparse.ArgumentParser) -> None:
-    default = Path("Data/validation")
-    parser.add_argument(
-        "--out", type=Path, default=default, metavar="DIR", help=f"receives NAME/ and NAME_list.npy ({default})"
-    )
+def add_set_arguments(parser: CommandParser) -> None:
+    parser.option("out", default=Path("Data/validation"), help="receives NAME/ and NAME_list.npy")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -16,15 +15,17 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
+from torchkit.util.cli import CommandParser, integer_from
+
 ITEMS_A_TASK = 32
 PARENT_CHECK_S = 1.0
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def add_jobs_argument(parser: argparse.ArgumentParser) -> None:
+def add_jobs_argument(parser: CommandParser) -> None:
     count = os.cpu_count() or 1
-    parser.add_argument("--jobs", type=int, default=count, metavar="N", help=f"processes (all cores: {count})")
+    parser.option("jobs", type=integer_from(1), default=count, metavar="N", help="processes; all cores unless given")
 
 
 def parallel_map(
@@ -35,17 +36,15 @@ def parallel_map(
     Args:
         work: can be pickled, as its arguments and results.
         items: what to work on.
-        jobs: processes; 1 works in this one.
+        jobs: processes, at least 1, which works in this one.
         label: of the progress bar.
         unit: of the progress bar.
 
     Raises:
-        ValueError: fewer than one job.
         OSError: a process was killed.
         whatever `work` raises, of the first item at which it does; what has not begun is not done then.
     """
-    if jobs < 1:
-        raise ValueError(f"--jobs {jobs}: expected at least 1")
+    assert jobs >= 1, jobs
     alone = jobs == 1 or len(items) <= ITEMS_A_TASK
     with tqdm(total=len(items), desc=label, unit=unit, dynamic_ncols=True) as bar, _one_opencv_thread():
         for result in map(work, items) if alone else _in_processes(work, items, jobs):

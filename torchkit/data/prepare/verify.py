@@ -38,17 +38,18 @@ from torchkit.data.prepare.parallel import add_jobs_argument, parallel_map
 from torchkit.data.problems import attempt
 from torchkit.data.text import read_lines
 from torchkit.data.validation_set import ValidationSet, read_validation_set
+from torchkit.util.cli import CommandParser
 
 HELP = "everything that is wrong with an index or a validation set"
 NOTES_SHOWN = 20
 SET_ENDINGS = (".bin", ".npy")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--index", type=Path, metavar="FILE", help="index, a line `relative/path label` an image")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="folder of the index's images (DATA_ROOT)")
-    parser.add_argument("--data", type=Path, metavar="DIR/NAME", help="training set without an index (DATA_ROOT/NAME)")
-    parser.add_argument("--set", type=Path, metavar="DIR/NAME", help="validation set; its .bin or .npy file will do")
+def add_arguments(parser: CommandParser) -> None:
+    parser.option("index", type=Path, metavar="FILE", help="index, a line `relative/path label` an image")
+    parser.option("root", type=Path, metavar="DIR", help="folder of the index's images (DATA_ROOT)")
+    parser.option("data", type=Path, metavar="DIR/NAME", help="training set without an index (DATA_ROOT/NAME)")
+    parser.option("set", type=Path, metavar="DIR/NAME", help="validation set; its .bin or .npy file will do")
     add_jobs_argument(parser)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from torchkit.data.problems import attempt
+from torchkit.util.cli import CommandParser
 from torchkit.util.files import atomic_write_bytes
 
 T = TypeVar("T")
-DEFAULT_BATCH_SIZE = 64
+MESSAGE_SUFFIX = ".pfc"
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,11 @@ class Conversion:
     target: Path
 
 
-def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command has that takes files through a network."""
-    size = DEFAULT_BATCH_SIZE
-    parser.add_argument("--batch-size", type=int, default=size, metavar="N", help=f"files worked on at once ({size})")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    parser.add_argument("--overwrite", action="store_true", help="make files again that are there already")
+def add_batch_arguments(parser: CommandParser) -> None:
+    """Add what every command has that takes files through a network."""
+    parser.option("batch-size", help="files worked on at once")
+    parser.option("device")
+    parser.switch("overwrite", help="make files again that are there already")
 
 
 def find_conversions(source: Path, target: Path, extensions: Sequence[str], suffix: str) -> list[Conversion]:
@@ -60,11 +59,11 @@ def find_conversions(source: Path, target: Path, extensions: Sequence[str], suff
     if target.exists() and not target.is_dir():
         raise ValueError(f"--out {target} is a file, but {source} is a folder; name a folder")
     files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in extensions and path.is_file()]
-    found = [path.relative_to(source) for path in files]
-    found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-    if not found:
+    paths = [path.relative_to(source) for path in files]
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    if not paths:
         raise ValueError(f"{source} holds no file that ends with {', '.join(extensions)}")
-    conversions = [Conversion(source / path, target / path.with_suffix(suffix)) for path in found]
+    conversions = [Conversion(source / path, target / path.with_suffix(suffix)) for path in paths]
     _check_distinct(conversions)
     return conversions
 
@@ -89,12 +88,10 @@ def convert_files(
         What was done, for people.
 
     Raises:
-        ValueError: no batch size, or, after all others were written, that some files could not be used.
+        ValueError: after all others were written, that some files could not be used.
         whatever `read` raises if there is just one file, and `work` at any time.
     """
-    if batch_size < 1:
-        raise ValueError(f"--batch-size {batch_size}: expected at least 1")
-    todo = [one for one in conversions if overwrite or not one.target.exists()]
+    todo = [conversion for conversion in conversions if overwrite or not conversion.target.exists()]
     broken: list[Exception] = []
 
     def note(error: Exception) -> None:
@@ -105,8 +102,8 @@ def convert_files(
     with tqdm(total=len(todo), unit=" files", dynamic_ncols=True) as bar:
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
-            read_ones = [(one.target, attempt(note, partial(read, one.source))) for one in batch]
-            items = {target: item for target, item in read_ones if item is not None}
+            attempts = [(each.target, attempt(note, partial(read, each.source))) for each in batch]
+            items = {target: item for target, item in attempts if item is not None}
             contents = work(list(items.values())) if items else []
             for target, data in zip(items, contents, strict=True):
                 atomic_write_bytes(target, data)
@@ -121,7 +118,9 @@ def convert_files(
 
 def _check_distinct(conversions: Sequence[Conversion]) -> None:
     first: dict[Path, Path] = {}
-    for one in conversions:
-        other = first.setdefault(one.target, one.source)
-        if other != one.source:
-            raise ValueError(f"{other} and {one.source} would both become {one.target}; rename one of them")
+    for conversion in conversions:
+        other = first.setdefault(conversion.target, conversion.source)
+        if other != conversion.source:
+            raise ValueError(
+                f"{other} and {conversion.source} would both become {conversion.target}; rename one of them"
+            )

@@ -17,20 +17,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Protocol
 
 from torchkit.data.prepare import bin_files, celeba, demo, folder, lfw, pairs, verify
-
-
-class Command(Protocol):
-    """A module of this package; its docstring is what `--help` teaches."""
-
-    HELP: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-
-    def run(self, arguments: argparse.Namespace) -> None: ...
-
+from torchkit.util.cli import Command, parse_command, run_command
 
 COMMANDS: dict[str, Command] = {
     "celeba": celeba,
@@ -45,25 +34,9 @@ COMMANDS: dict[str, Command] = {
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, or `given` in its place."""
-    summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m torchkit.data.prepare",
-        description=summary,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        one = commands.add_parser(
-            name,
-            help=command.HELP,
-            description=command.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_arguments(one)
-        one.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
-    return parser.parse_args(given)
+    return parse_command(__doc__, "python -m torchkit.data.prepare", COMMANDS, given)
 
 
-def main(arguments: argparse.Namespace) -> None:
-    COMMANDS[arguments.command].run(arguments)
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    run_command(lambda: parsed.run(parsed), parsed.traceback)
