@@ -1,0 +1,56 @@
+"""What a client and its server cost for one face, side by side."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from torchkit.system import ProFaceC
+from torchkit.util.cost import Cost, measure_cost
+from torchkit.util.pixels import INPUT_SIZE_PX, to_batch
+
+HEAVY_SHARE = 0.5
+"""Share of the server's multiply-adds above which a client draws a warning."""
+
+
+@dataclass(frozen=True)
+class SystemCost:
+    """Cost of either party for one face."""
+
+    client: Cost
+    """The client's network; a difference of maps runs its backbone twice, which counts twice."""
+    server: Cost
+    """The recogniser with its compensation."""
+
+    @property
+    def client_share(self) -> float:
+        """The client's multiply-adds as a share of the server's."""
+        return self.client.multiply_adds / self.server.multiply_adds
+
+    def warning(self) -> str | None:
+        """What to tell a user whose client does more than half of its server's work; None for a lighter one."""
+        if self.client_share <= HEAVY_SHARE:
+            return None
+        return (
+            f"the client costs {self.client_share:.0%} of its server ({self.client.multiply_adds / 1e6:,.1f} of "
+            f"{self.server.multiply_adds / 1e6:,.1f} million multiply-adds a face), more than half: a device that can "
+            "afford this can run a recogniser of its own and send 64 to 128 bytes of embedding. Compensation pays with "
+            "a light client before a heavy server: take a smaller BACKBONE_NAME or a larger SERVER.NAME"
+        )
+
+
+def system_cost(system: ProFaceC) -> SystemCost:
+    """Measure what client and server cost, on the CPU and in float32.
+
+    The obfuscation and the coding of messages are not part of it, for they run no network.
+    """
+    system = copy.deepcopy(system).cpu().eval()  # what is measured must not change what is trained
+    noise = np.random.default_rng(0).integers(0, 256, (2, INPUT_SIZE_PX, INPUT_SIZE_PX, 3), np.uint8)
+    clear, obfuscated = to_batch(list(noise)).split(1)
+    with torch.inference_mode():
+        prepared = system.client.prepare(clear, obfuscated)
+        features = system.client(prepared)
+    return SystemCost(measure_cost(system.client, prepared), measure_cost(system.server, obfuscated, features))

@@ -1,0 +1,56 @@
+"""Networks as ONNX, by PyTorch's tracing exporter."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+OPSET = 17
+"""Version of ONNX's operators: all that is needed is there, and runtimes from 2022 on know it."""
+
+
+@torch.no_grad()
+def trace_onnx(
+    network: nn.Module,
+    inputs: tuple[Any, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    any_batch: bool = False,
+) -> bytes:
+    """The ONNX model that computes what `network`, in evaluation mode and on the CPU, computes of `inputs`.
+
+    That exporter is deprecated since PyTorch 2.9, but does the same in every version that the toolkit runs with. Its
+    successor needs a version of onnxscript that fits PyTorch's, and seconds instead of a moment.
+
+    Args:
+        network: what is traced.
+        inputs: arguments of its forward, tensors or lists of tensors (B, ...).
+        input_names: of the tensors in `inputs`, lists flattened.
+        output_names: of the tensors that forward returns.
+        any_batch: leave B open instead of fixing it to that of `inputs`.
+
+    Raises:
+        torch.onnx.errors.OnnxExporterError: the network uses an operation that ONNX lacks.
+    """
+    axes = {name: {0: "batch"} for name in (*input_names, *output_names)} if any_batch else None
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # It warns of every decision that depends on a shape or a setting; none depends on the image or the batch.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            network,
+            inputs,
+            f"{folder}/network.onnx",
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return Path(folder, "network.onnx").read_bytes()
