@@ -44,6 +44,14 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _untimed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training run times its networks at its start, which takes seconds; only tests marked `timed` want that."""
+    if "timed" not in request.keywords:
+        monkeypatch.setattr("torchkit.util.cost.latency_ms", lambda work: 1.0)
+        monkeypatch.setattr("torchkit.util.cost.onnx_latency_ms", lambda network, *inputs: 1.0)
+
+
 @pytest.fixture(scope="session")
 def make_image() -> Callable[[int], np.ndarray]:
     """Seed -> a colour face-like (112, 112, 3) uint8 RGB image: gradients, an oval, eyes, edges, some noise."""

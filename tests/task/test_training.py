@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import random
 import signal
 import subprocess
@@ -78,7 +79,11 @@ def test_run_from_another_folder_writes_its_results(train: Run, experiment: Path
     assert load_client_file(out / "client.pth").trained_steps == 9
     assert load_config(out / "config.yaml") == load_config(experiment)
     assert "git_revision" in (out / "provenance.json").read_text()
-    assert "step 9/9" in (out / "train.log").read_text()
+    log = (out / "train.log").read_text()
+    assert "step 9/9" in log
+    for party in ("client", "server"):
+        assert re.search(rf"cost of the {party}: .* million multiply-adds a face, .* in ONNX Runtime", log)
+    assert re.search(r"the client costs \d+% of its server .*, more than half", log)
     assert list((out / "tensorboard").glob("events*"))
 
 

@@ -13,6 +13,7 @@ from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
 from torchkit.client.model import widen_input
 from torchkit.config import Config, PruneConfig, QuantizeConfig
+from torchkit.cost import system_cost
 from torchkit.data.camera import Camera
 from torchkit.data.index import Index, read_index
 from torchkit.data.training_set import Sample, TrainingSet
@@ -23,7 +24,7 @@ from torchkit.system import ProFaceC, ServerReference, load_client_file, save_cl
 from torchkit.task.base import BaseTask
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
 from torchkit.task.teacher import Teacher
-from torchkit.util.distributed import gather
+from torchkit.util.distributed import gather, is_main
 from torchkit.util.weights import load_state
 
 logger = logging.getLogger("torchkit")
@@ -148,10 +149,12 @@ class TrainTask(BaseTask):
         for index in indices:
             logger.info("data: %s, %s images, %s identities", index.file, f"{len(index):,}", f"{index.num_classes:,}")
         logger.info(
-            "client: %s, %s parameters, %s layout, %s feature values an image",
-            self.config.BACKBONE_NAME, f"{count(client):,}", client.settings.layout, f"{values:,}",
+            "client: %s, %s layout, %s feature values an image",
+            self.config.BACKBONE_NAME, client.settings.layout, f"{values:,}",
         )  # fmt: skip
-        logger.info("server: %s, %s parameters, frozen", self.config.SERVER.NAME, f"{count(self.system.recogniser):,}")
+        logger.info("server: %s, frozen", self.config.SERVER.NAME)
+        if is_main():
+            log_cost(self.system)
         logger.info("%s steps an epoch, %d images a step", f"{self.steps_per_epoch:,}", self.images_per_step)
 
 
@@ -210,9 +213,13 @@ def make_camera(config: Config) -> Camera | None:
     return Camera(settings.BRIGHTNESS, settings.SHIFT_PX, settings.JPEG_QUALITY, settings.SHARE)
 
 
-def count(module: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def log_cost(system: ProFaceC) -> None:
+    """Tell what client and server cost for one face, and warn of a client that is no lighter than it should be."""
+    cost = system_cost(system)
+    logger.info("cost of the client: %s", cost.client)
+    logger.info("cost of the server: %s", cost.server)
+    if warning := cost.warning():
+        logger.warning("%s", warning)
 
 
 def _check_embedding_size(config: Config, recogniser: Recogniser) -> None:

@@ -43,6 +43,7 @@ def trace_onnx(
         # It warns of every decision that depends on a shape or a setting; none depends on the image or the batch.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "Constant folding")  # of slices that it leaves in the graph, which is right
         torch.onnx.export(
             network,
             inputs,
