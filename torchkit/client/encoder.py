@@ -45,12 +45,16 @@ class Encoder:
         images = [EncodedImage.compress(image, self.client.settings.image_quality) for image in obfuscated]
         device = next(self.client.parameters()).device
         received = to_batch([image.pixels for image in images]).to(device)
-        maps = self.client.unquantised(self.client.prepare(to_batch(clear).to(device), received))
-        taps = [self._tap_features(name, features) for name, features in maps.items()]
+        features = self.client(self.client.prepare(to_batch(clear).to(device), received))
+        return self.payloads(images, features)
+
+    def payloads(self, images: Sequence[EncodedImage], features: Sequence[Tensor]) -> list[Payload]:
+        """Payloads of obfuscated images and the client's features for them, four maps (B, C_i, h_i, w_i)."""
+        taps = [self._tap_features(str(tap), maps) for tap, maps in enumerate(features, start=1)]
         return [Payload(self.fingerprint, *message) for message in zip(images, zip(*taps, strict=True), strict=True)]
 
     def _tap_features(self, name: str, features: Tensor) -> list[TapFeatures]:
-        """What leaves of one tap's features (B, C, h, w), for each image."""
+        """What leaves of one tap's features (B, C, h, w), quantised or to be quantised, for each image."""
         bits, step, codes = FLOAT_BITS, 1.0, features.float()
         if name in self.client.quantisers and (quantiser := self.client.quantisers[name]).active:
             bits, step, codes = quantiser.bits, quantiser.step.item(), quantiser.codes(features)

@@ -1,0 +1,207 @@
+"""What an observer sees of faces: the one place that makes obfuscated images and features as they leave the client.
+
+    clear image -> augmentation -> obfuscation -> image compression           = obfuscated image, as received
+    clear image, obfuscated image -> client -> shuffle, prune, quantise        = features, as they leave
+
+Validation embeds observations, counts their bytes and shows them; an attacker is trained on them. An observation with
+another key than the client's is made of one with it: `undo_shuffle` with the client's shuffles is what a thief of the
+key sees, with those of another client what a wrong guess gives, and `apply_shuffle` after it what a client with
+another key sends.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from torchkit.client import Client
+from torchkit.client.encoder import Encoder
+from torchkit.client.shuffle import BlockChannelShuffle
+from torchkit.data.camera import Camera
+from torchkit.obfuscation import evaluation_image
+from torchkit.payload import EncodedImage, Payload
+from torchkit.system import ProFaceC
+from torchkit.util.seeding import content_stream
+
+Shuffles = Mapping[str, BlockChannelShuffle]
+"""By tap ("1".."4"), as `Client.shuffles`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What an observer sees of B faces; what it does not see is None."""
+
+    images: Tensor
+    """(B, 3, 112, 112) uint8 RGB: the obfuscated images, as the server decodes them."""
+    features: tuple[Tensor, ...] | None = None
+    """Of each tap, (B, C_i, h_i, w_i) float32: shuffled, pruned and quantised, as a payload decodes to, bit for bit."""
+    embedding: Tensor | None = None
+    """(B, D), unit length."""
+    streams: tuple[bytes, ...] | None = None
+    """The WebP streams of lossy images. None for lossless ones, whose pixels say all."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: slice) -> Observation:
+        """The observation of some of the faces."""
+        return Observation(
+            self.images[chosen],
+            None if self.features is None else tuple(tap[chosen] for tap in self.features),
+            None if self.embedding is None else self.embedding[chosen],
+            None if self.streams is None else self.streams[chosen],
+        )
+
+    def to(self, device: torch.device) -> Observation:
+        return replace(
+            self,
+            images=self.images.to(device),
+            features=None if self.features is None else tuple(tap.to(device) for tap in self.features),
+            embedding=None if self.embedding is None else self.embedding.to(device),
+        )
+
+    def payloads(self, encoder: Encoder) -> list[Payload]:
+        """The messages that were observed, as `encoder` writes them."""
+        assert self.features is not None
+        if self.streams is not None:
+            images = [EncodedImage.read(stream) for stream in self.streams]
+        else:
+            quality = encoder.client.settings.image_quality
+            images = [EncodedImage.compress(image, quality) for image in channels_last(self.images)]
+        return encoder.payloads(images, self.features)
+
+
+class ObservedFace(NamedTuple):
+    """A clear image and its obfuscation of each of K kinds or, collated, a batch of B of them."""
+
+    clear: Tensor
+    """(3, 112, 112) uint8 RGB."""
+    obfuscated: Tensor
+    """(K, 3, 112, 112) uint8 RGB, as received."""
+    streams: list[Any]
+    """K WebP streams, empty for lossless images; collated K lists of B."""
+
+
+class ObservedFaces(Dataset[ObservedFace]):
+    """Clear images with their obfuscations as they are received; made for the workers of a data loader.
+
+    The hybrid's cells are drawn from the seed and the image's own bytes: every run and every order of images gives
+    the same.
+
+    Args:
+        images: (N, 3, 112, 112) uint8 RGB, clear.
+        kinds: of obfuscation.
+        seed: of the hybrid.
+        quality: of the image as it is sent: None lossless, 0..100 lossy WebP.
+    """
+
+    def __init__(self, images: np.ndarray, kinds: Sequence[str], seed: int, quality: int | None = None) -> None:
+        self.images, self.kinds, self.seed, self.quality = images, kinds, seed, quality
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, position: int) -> ObservedFace:
+        clear = self.images[position]
+        image = np.ascontiguousarray(clear.transpose(1, 2, 0))
+        obfuscated = np.empty((len(self.kinds), *clear.shape), np.uint8)
+        streams = []
+        for place, kind in enumerate(self.kinds):
+            pixels, stream = evaluation_image(image, kind, self.seed), b""
+            if self.quality is not None:
+                encoded = EncodedImage.compress(pixels, self.quality)
+                pixels, stream = encoded.pixels, encoded.data
+            obfuscated[place] = pixels.transpose(2, 0, 1)
+            streams.append(stream)
+        return ObservedFace(torch.from_numpy(clear), torch.from_numpy(obfuscated), streams)
+
+
+@torch.no_grad()
+def observe(
+    client: Client | None, clear: Tensor, obfuscated: Tensor, streams: Sequence[bytes] | None = None
+) -> Observation:
+    """What leaves of faces whose images are obfuscated already.
+
+    Args:
+        client: in evaluation mode; None: no features are sent.
+        clear: (B, 3, 112, 112) uint8 RGB, on the client's device.
+        obfuscated: the same, obfuscated and as received.
+        streams: the WebP streams of lossy images.
+    """
+    features = None
+    if client is not None:
+        features = tuple(tap.float() for tap in client(client.prepare(clear, obfuscated)))
+    known = tuple(streams) if streams and all(streams) else None
+    return Observation(obfuscated, features, streams=known)
+
+
+@torch.no_grad()
+def observe_images(
+    system: ProFaceC, images: np.ndarray, kind: str, seed: int, with_embedding: bool = False
+) -> Observation:
+    """What leaves of clear images under the evaluation settings of one kind of obfuscation, on the system's device.
+
+    Args:
+        system: client and server, in evaluation mode.
+        images: (B, 3, 112, 112) uint8 RGB, clear, see `augmented` for what a camera does to them first.
+        kind: of obfuscation.
+        seed: of the hybrid.
+        with_embedding: whether the observer also knows the server's embedding of the clear images.
+    """
+    device = next(system.parameters()).device
+    faces = ObservedFaces(images, (kind,), seed, system.client.settings.image_quality)
+    items = [faces[position] for position in range(len(faces))]
+    clear, obfuscated = (torch.stack(tensors).to(device) for tensors in zip(*(item[:2] for item in items), strict=True))
+    observation = observe(system.client, clear, obfuscated[:, 0], [item.streams[0] for item in items])
+    return replace(observation, embedding=system.recogniser(clear)) if with_embedding else observation
+
+
+def augmented(images: np.ndarray, camera: Camera, seed: int) -> np.ndarray:
+    """Images (N, 3, 112, 112) uint8 RGB as a camera takes them; what it draws follows from seed and image alone."""
+    taken = np.empty_like(images)
+    for place, image in enumerate(images):
+        face = np.ascontiguousarray(image.transpose(1, 2, 0))  # (112, 112, 3)
+        taken[place] = camera(face, content_stream(face, seed, "camera")).transpose(2, 0, 1)
+    return taken
+
+
+def concatenate(observations: Sequence[Observation]) -> Observation:
+    """One observation of all the faces; the same parts must be seen of each."""
+    features = [each.features for each in observations if each.features is not None]
+    embeddings = [each.embedding for each in observations if each.embedding is not None]
+    streams = [each.streams for each in observations if each.streams is not None]
+    return Observation(
+        torch.cat([each.images for each in observations]),
+        tuple(torch.cat(maps) for maps in zip(*features, strict=True)) if features else None,
+        torch.cat(embeddings) if embeddings else None,
+        tuple(itertools.chain.from_iterable(streams)) if streams else None,
+    )
+
+
+def undo_shuffle(observation: Observation, shuffles: Shuffles) -> Observation:
+    """The observation with the key of `shuffles` undone: the client's features in order if it is the client's key."""
+    return _permuted(observation, {name: shuffle.restore for name, shuffle in shuffles.items()})
+
+
+def apply_shuffle(observation: Observation, shuffles: Shuffles) -> Observation:
+    """The observation with the key of `shuffles` applied."""
+    return _permuted(observation, dict(shuffles.items()))
+
+
+def _permuted(observation: Observation, permutations: Mapping[str, Any]) -> Observation:
+    assert observation.features is not None
+    taps = enumerate(observation.features, start=1)
+    features = tuple(permutations[str(tap)](maps) if str(tap) in permutations else maps for tap, maps in taps)
+    return replace(observation, features=features)
+
+
+def channels_last(images: Tensor) -> np.ndarray:
+    """Images (B, 3, H, W) uint8 on any device as (B, H, W, 3), contiguous."""
+    return images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
