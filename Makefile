@@ -30,7 +30,7 @@ reproduce: .venv/installed
 	tar --extract --file "$(FACES)" --directory $(OUT)/faces
 	$(BIN)/python train.py --config configs/faces.yaml --resume DATA_ROOT=$(OUT)/faces INDEX_ROOT=$(OUT)/faces \
 		SERVER.CHECKPOINT="$(SERVER)" CLIENT.INIT="$(SERVER)" \
-		MODEL_ROOT=$(OUT) LOGS=$(OUT) LOG_ROOT=$(OUT)/tensorboard TEACHER_CACHE=""
+		MODEL_ROOT=$(OUT) LOGS=$(OUT) LOG_ROOT=$(OUT)/tensorboard
 	$(BIN)/python -m torchkit.data.prepare pairs --root $(OUT)/faces --pairs $(OUT)/faces/val_pairs.txt \
 		--out $(OUT)/sets --name faces
 	$(BIN)/python validation/val_main.py --backbone-resume $(OUT)/client.pth --data-root $(OUT)/sets --datasets faces \

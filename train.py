@@ -18,8 +18,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from torchkit.config import Config, load_config
+from torchkit.config import ClientConfig, Config, RecogniserConfig, load_config
 from torchkit.task import BaseTask, ServerTask, TrainTask
+from torchkit.task.hooks import Hook
 from torchkit.task.profiling import profile_steps
 from torchkit.util.cli import CommandParser, integer_from
 from torchkit.util.device import keep_freed_memory
@@ -44,27 +45,28 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def make_task(
-    config: Config, arguments: argparse.Namespace
-) -> tuple[BaseTask, type[ValidationHook] | type[ServerValidationHook]]:
-    """The run that TASK asks for, and what validates it between epochs."""
-    if config.TASK == "client":
-        return TrainTask(config, resume=arguments.resume, new_key=arguments.new_key), ValidationHook
+def make_task(config: Config, arguments: argparse.Namespace) -> tuple[BaseTask, list[Hook]]:
+    """The run that TASK asks for, and what validates it between epochs, if VALIDATION asks for that."""
+    if isinstance(config, ClientConfig):
+        task = TrainTask(config, resume=arguments.resume, new_key=arguments.new_key)
+        return task, [ValidationHook(config)] if config.VALIDATION.EVERY_EPOCHS else []
+    assert isinstance(config, RecogniserConfig), config.TASK
     if arguments.new_key:
         raise ValueError("--new-key with TASK: server: a recogniser has no key; leave the option out")
-    return ServerTask(config, resume=arguments.resume), ServerValidationHook
+    recogniser = ServerTask(config, resume=arguments.resume)
+    return recogniser, [ServerValidationHook(config)] if config.VALIDATION.EVERY_EPOCHS else []
 
 
 def main(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.overrides)
     start_processes(config.DEVICE)
-    task, validation = make_task(config, arguments)
+    task, hooks = make_task(config, arguments)
     if arguments.profile:
         table, trace = profile_steps(task, arguments.profile)
         if is_main():
             print(f"{table}\ntrace: {trace}")
     else:
-        task.run([validation(config)] if config.VALIDATION.EVERY_EPOCHS else [])
+        task.run(hooks)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python benchmarks/bench.py --parts obfuscation shuffle metrics --rounds 9
 
 Parts, each as seconds of the baseline (benchmarks/baseline.py) over seconds of the toolkit:
-  training_step   a step of train.py from the JPEGs on, the teacher's embeddings cached as from the second epoch on
+  training_step   a step of train.py from the JPEGs on
   obfuscation     the hybrid at its evaluation settings, one image after the other, both sides on one thread
   shuffle         block channel shuffle, forward and backward
   validation      embedding a set of pairs: clear, obfuscated and compensated under the hybrid
@@ -56,7 +56,7 @@ from benchmarks.message import Messages, client_latency
 from torchkit.backbone import Backbone, get_model
 from torchkit.client import BlockChannelShuffle, Client, ClientSettings
 from torchkit.client.shuffle import draw_key
-from torchkit.config import Config
+from torchkit.config import ClientConfig
 from torchkit.data.index import read_index
 from torchkit.data.validation_set import ValidationSet
 from torchkit.obfuscation import RandomObfuscation, obfuscate
@@ -257,7 +257,6 @@ PUBLISHED_RECIPE = {
     "SHUFFLE": {"BLOCK_PX": baseline.BLOCK_PX, "SEED": KEY_SEED},
     "DISTILLATION": {"FORM": "mse", "WEIGHT": 1.0},
     "CLIENT": {"LAYOUT": "published", "INTERFACE": "random"},
-    "TEACHER_CACHE": None,
     "AMP": False,
 }
 
@@ -272,9 +271,9 @@ def make_task(folder: Path, sizes: Sizes, changes: dict[str, Any] | None = None)
         "STAGES": [],
         "SERVER": {"NAME": sizes.server, "CHECKPOINT": folder / "server.pth", "CHANNEL_ORDER": "rgb"},
         "BACKBONE_NAME": CLIENT,
-        "CLIENT": {"INTERFACE": "random"},
-        "SHUFFLE": {"SEED": KEY_SEED},
-        "TEACHER_CACHE": folder / "teacher",
+        "CLIENT": {"LAYOUT": "native", "INTERFACE": "random"},
+        "SHUFFLE": {"BLOCK_PX": 14, "SEED": KEY_SEED},
+        "DISTILLATION": {"FORM": "cosine", "WEIGHT": 10},
         "NUM_WORKERS": 0,
         "AMP": sizes.amp if sizes.amp != "none" else False,
         "DEVICE": "cpu",
@@ -282,7 +281,7 @@ def make_task(folder: Path, sizes: Sizes, changes: dict[str, Any] | None = None)
         **(changes or {}),
     }
     with contextlib.redirect_stdout(io.StringIO()):  # what it logs describes a run
-        task = TrainTask(Config.model_validate(values))
+        task = TrainTask(ClientConfig.model_validate(values))
     for module in task.trained_modules().values():
         module.train()
     return task
@@ -497,7 +496,7 @@ NEED_SERVER = frozenset({"training_step", "validation", "memory", "matmul"})
 
 def measure_memory(folder: Path, sizes: Sizes) -> dict[str, dict[str, float]]:
     """Bytes that a first training step adds to the resident memory of a fresh process, on either side."""
-    toolkit_step(make_task(folder, sizes))()  # fills the teacher's cache
+    toolkit_step(make_task(folder, sizes))()
     theirs, ours = (fresh_process(side, folder, sizes) for side in ("baseline", "toolkit"))
     return {"training_step": {"baseline_bytes": theirs, "ours_bytes": ours, "ratio": ours / theirs}}
 

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import torch
 
-from torchkit.config import Config
+from torchkit.config import RecogniserConfig
 from torchkit.data.validation_set import check_present, load_validation_set
 from torchkit.task import ServerTask
 from torchkit.task.hooks import Hook, TrainingRun
@@ -35,7 +35,7 @@ class ServerValidationHook(Hook):
         FileNotFoundError, ValueError: at once, when a set is missing or VAL_DATA_ROOT is not given.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: RecogniserConfig) -> None:
         if config.VAL_DATA_ROOT is None:
             raise ValueError("VALIDATION.EVERY_EPOCHS needs VAL_DATA_ROOT, the folder of the validation sets")
         check_present(config.VAL_DATA_ROOT, config.VALIDATION.DATASETS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from torchkit.config import Config
+from torchkit.config import ClientConfig
 from torchkit.data.validation_set import check_present, load_validation_set
 from torchkit.task import TrainTask
 from torchkit.task.hooks import Hook, TrainingRun
@@ -48,7 +48,7 @@ class ValidationHook(Hook):
         FileNotFoundError, ValueError: at once, when a set is missing or VAL_DATA_ROOT is not given.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ClientConfig) -> None:
         settings = config.VALIDATION
         if config.VAL_DATA_ROOT is None:
             raise ValueError("VALIDATION.EVERY_EPOCHS needs VAL_DATA_ROOT, the folder of the validation sets")

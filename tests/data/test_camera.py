@@ -74,12 +74,12 @@ def test_shifts_reach_both_ends_of_the_range() -> None:
     image = np.zeros((112, 112, 3), np.uint8)
     image[50, 60] = 255
     rng = np.random.default_rng(0)
-    places = [np.argwhere(Camera(shift_px=2)(image, rng)[..., 0])[0] - (50, 60) for _ in range(300)]
+    places = [np.argwhere(Camera(1, (1, 1), 2, None)(image, rng)[..., 0])[0] - (50, 60) for _ in range(300)]
     assert {tuple(map(int, place)) for place in places} == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
 
 
 def test_a_share_of_the_images_is_changed() -> None:
-    rng, camera = np.random.default_rng(0), Camera(shift_px=50, share=0.25)
+    rng, camera = np.random.default_rng(0), Camera(0.25, shift_px=28)
     changed = sum((camera(face(), rng) != face()).any() for _ in range(400))
     assert 70 <= changed <= 130
 
@@ -88,7 +88,7 @@ def test_training_samples_come_from_the_changed_image_and_repeat(tmp_path: Path)
     cv2.imwrite(str(tmp_path / "face.png"), face())
     (tmp_path / "one.txt").write_text("face.png 0\n")
     index = read_index(tmp_path, tmp_path, "one")
-    dark = Camera(brightness=(0.5, 0.5))
+    dark = Camera(1, (0.5, 0.5), 0, None)
     keys = [SampleKey(0, 0, draw, 0) for draw in range(3)]
     plain, changed, again = (
         TrainingSet([index], RandomObfuscation({"pixelate": 1.0}), 1, None, c) for c in (None, dark, dark)

@@ -181,7 +181,12 @@ def test_evaluation_settings_are_the_papers(image: np.ndarray) -> None:
     assert np.array_equal(obfuscate(image, "pixelate", rng), pixelate(image, (16, 16)))
 
 
-@given(kind=st.sampled_from(KINDS), height=st.integers(16, 60), width=st.integers(16, 60), seed=st.integers(0, 1 << 20))
+@given(
+    kind=st.sampled_from(list(KINDS)),
+    height=st.integers(16, 60),
+    width=st.integers(16, 60),
+    seed=st.integers(0, 1 << 20),
+)
 def test_uint8_in_same_shape_out_again_and_again(kind: str, height: int, width: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     before = image.copy()

@@ -347,5 +347,5 @@ def test_compensation_starts_as_plain_addition(form: str) -> None:
 
 @pytest.mark.parametrize("given", [("sum", "element"), ("gate", "pixel")])
 def test_unknown_compensation_is_refused(given: tuple[str, str]) -> None:
-    with pytest.raises(ValueError, match="allowed are"):
+    with pytest.raises(ValueError, match=r"allowed are gate, add, film|'element' or 'channel'"):
         CompensationSettings(*given)

@@ -43,7 +43,7 @@ COMPRESSED = {
     "OPTIMIZER": "sgd", "LRS": [0.01, 0.001], "ACCUMULATE": 2, "CLIP_NORM": 20, "HEAD_NAME": "CurricularFace",
     "QUANTIZE": {"BITS": [8, 4, 2, 1], "START_EPOCH": 0.5, "RAMP_EPOCHS": 1},
     "PRUNE": {"CHANNELS": 0.25, "VALUES": [0.5, 0.5, 0.25, 0], "RAMP_EPOCHS": 2},
-    "DISTILLATION": {"MAP_WEIGHT": 1e-7, "DDL_WEIGHT": 1},
+    "DISTILLATION": {"FORM": "cosine", "WEIGHT": 10, "MAP_WEIGHT": 1e-7, "DDL_WEIGHT": 1},
 }  # fmt: skip
 
 
@@ -77,11 +77,22 @@ def write_experiment(home: Path, tiny: bool, **more: Any) -> Path:
             {"name": "all", "batch_size": 4},
             {"name": "two", "batch_size": 2, "scale": 32, "margin": 0.1, "weight": 0.5},
         ],
-        "NUM_EPOCH": 2, "NUM_WORKERS": 0, "SCHEDULE": "cosine", "SHUFFLE": {"SEED": 7},
+        "NUM_EPOCH": 2, "NUM_WORKERS": 0, "SCHEDULE": "cosine", "SHUFFLE": {"BLOCK_PX": 14, "SEED": 7},
         "BACKBONE_NAME": network,
-        "CLIENT": {"INTERFACE": "random"}, "SERVER": {"NAME": network, "CHECKPOINT": "server.pth"}, **more,
+        "CLIENT": {"LAYOUT": "native"}, "SERVER": {"NAME": network, "CHECKPOINT": "server.pth"}, **more,
     }  # fmt: skip
     path = home / "experiment.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def write_recogniser_experiment(client: Path) -> Path:
+    """Beside the client's file: the same data, and what a recogniser's training reads of the rest."""
+    values = yaml.safe_load(client.read_text())
+    for key in ("CLIENT", "SERVER", "SHUFFLE", "QUANTIZE", "PRUNE", "DISTILLATION"):
+        values.pop(key, None)
+    values |= {"TASK": "server", "NUM_EPOCH": 1, "ACCUMULATE": 1, "HEAD_NAME": "AdaFace"}
+    path = client.with_name("recogniser.yaml")
     path.write_text(yaml.safe_dump(values))
     return path
 
@@ -107,23 +118,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "server_1", "server_2": a recogniser's training in one and two processes; small_0.pt, small_1.pt: see `small_step`.
     """
     home = tmp_path_factory.mktemp("runs")
-    config = str(write_experiment(home, tiny=True, **COMPRESSED))
-    server = ["TASK=server", "NUM_EPOCH=1", "ACCUMULATE=1", "HEAD_NAME=AdaFace"]
+    configs = {"client": write_experiment(home, tiny=True, **COMPRESSED)}
+    configs["server"] = write_recogniser_experiment(configs["client"])
 
-    def job(folder: str, *overrides: str, task: str = "client", resume: bool = False) -> dict[str, Any]:
-        folders = [f"MODEL_ROOT={home / folder}"]
-        return {"config": config, "task": task, "resume": resume, "overrides": [*folders, *overrides]}
+    def job(folder: str, task: str = "client", resume: bool = False) -> dict[str, Any]:
+        overrides = [f"MODEL_ROOT={home / folder}"]
+        return {"config": str(configs[task]), "task": task, "resume": resume, "overrides": overrides}
 
-    for one in (job("11"), job("server_1", *server, task="server")):
-        train(Path(config), one["task"], one["resume"], one["overrides"])
+    def train_here(job: dict[str, Any]) -> None:
+        train(Path(job["config"]), job["task"], job["resume"], job["overrides"])
+
+    train_here(job("11"))
+    train_here(job("server_1", task="server"))
     after_first_epoch(home / "11", home / "12")
-    todo = [job("22"), job("12", resume=True), job("server_2", *server, task="server")]
+    todo = [job("22"), job("12", resume=True), job("server_2", task="server")]
     (home / "jobs.json").write_text(json.dumps({"train": todo}))
     done = torchrun(ROOT / "tests" / "parallel_training.py", home / "jobs.json")
     assert done.returncode == 0, done.stderr
     after_first_epoch(home / "22", home / "21")
-    one = job("21", resume=True)
-    train(Path(config), one["task"], one["resume"], one["overrides"])
+    train_here(job("21", resume=True))
     return home
 
 

@@ -221,11 +221,18 @@ def test_damaged_recogniser_file_is_refused(case: str, tmp_path: Path) -> None:
 # Configuration and command
 
 
-def test_client_keys_are_not_required_but_named_when_set(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ServerTask(load_config(experiment))
-    assert "makes no use" not in capsys.readouterr().out
-    ServerTask(load_config(experiment, ["QUANTIZE.BITS=4", "SHUFFLE.SEED=3"]))
-    assert "TASK: server makes no use of SHUFFLE, QUANTIZE" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("QUANTIZE.BITS=4", "QUANTIZE"),
+        ("CAMERA.SHARE=1", "CAMERA"),
+        ("SERVER.NAME=ir_18", "SERVER.NAME"),
+        ("VALIDATION.OBFUSCATIONS=[]", "VALIDATION.OBFUSCATIONS"),
+    ],
+)
+def test_keys_of_a_client_are_refused(experiment: Path, override: str, key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} is not read by TASK: server, only by TASK: client; remove it"):
+        load_config(experiment, [override])
 
 
 @pytest.mark.parametrize(
@@ -236,7 +243,7 @@ def test_client_keys_are_not_required_but_named_when_set(experiment: Path, capsy
         ("DATASETS.0.batch_size=13", "but the set has only 12 images"),
         ("ACCUMULATE=3", "ACCUMULATE = 3, but an epoch has 2 batches"),
         ("BACKBONE_RESUME=nowhere.pth", "nowhere.pth"),
-        ("TASK=teacher", "TASK = 'teacher': input should be 'client' or 'server'"),
+        ("TASK=teacher", "TASK = 'teacher': allowed are client, server"),
     ],
 )
 def test_bad_configuration_is_refused(experiment: Path, override: str, message: str) -> None:

@@ -48,7 +48,9 @@ def experiment(tmp_path: Path, tiny_set: TinySet) -> Path:
         "NUM_EPOCH": 3,
         "NUM_WORKERS": 0,
         "SERVER": {"NAME": "mobilefacenet", "CHECKPOINT": "server.pth"},
-        "SHUFFLE": {"SEED": 7},
+        "CLIENT": {"LAYOUT": "native", "INTERFACE": "zero"},
+        "SHUFFLE": {"BLOCK_PX": 14, "SEED": 7},
+        "DISTILLATION": {"FORM": "cosine", "WEIGHT": 10},
     }
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -103,7 +105,7 @@ def test_loss_is_the_sum_of_its_named_terms(experiment: Path) -> None:
     task = TrainTask(load_config(experiment, overrides))
     batch = next(iter(task.batches(0, 0)))
     losses = task.losses(batch)
-    clear, obfuscated, labels, _ = batch
+    clear, obfuscated, labels = batch
     task.system.client.train()
     embeddings = task.system(clear, obfuscated)
     logits = task.heads[0](embeddings, labels)
@@ -298,8 +300,8 @@ def test_accumulating_more_than_an_epoch_has_is_refused(experiment: Path) -> Non
 
 def test_resuming_within_accumulated_steps_sees_the_same_images(experiment: Path) -> None:
     task = TrainTask(load_config(experiment, ["ACCUMULATE=2", "DATASETS.0.batch_size=2"]))
-    whole = [[batch.digests for batch in batches] for batches in task.step_batches(0, 0)]
-    rest = [[batch.digests for batch in batches] for batches in task.step_batches(0, 2)]
+    whole = [[batch.clear for batch in batches] for batches in task.step_batches(0, 0)]
+    rest = [[batch.clear for batch in batches] for batches in task.step_batches(0, 2)]
     assert len(whole) == 3
     assert all(torch.equal(a, b) for a, b in zip(whole[2], rest[0], strict=True))
     assert len(rest) == 1

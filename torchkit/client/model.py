@@ -11,20 +11,23 @@ shuffled blocks.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from torchkit.backbone import NUM_TAPS, Backbone, Shape, canonical_name, get_model, resize
-from torchkit.client.prune import Pruner
-from torchkit.client.quantise import BITS, FLOAT_BITS, Quantiser
+from torchkit.client.prune import Pruner, check_shares
+from torchkit.client.quantise import FLOAT_BITS, Quantiser, check_bits
 from torchkit.client.shuffle import BlockChannelShuffle, draw_key
-from torchkit.util.pixels import CHANNEL_ORDERS, network_input, residual
+from torchkit.util.pixels import CHANNEL_ORDERS, ChannelOrder, network_input, residual
 
-LAYOUTS = ("native", "published")
-INPUTS = ("residual", "both", "difference")
+Layout = Literal["native", "published"]
+Input = Literal["residual", "both", "difference"]
+InterfaceStart = Literal["zero", "identity", "random"]
+LAYOUTS, INPUTS = get_args(Layout), get_args(Input)
 STORED_NAMES = {"image_quality": "picture_quality"}
 """Settings that client files, and with them fingerprints, know by an older name."""
 
@@ -36,9 +39,9 @@ class ClientSettings:
     server_shapes: tuple[Shape, ...]
     """(C, H, W) of the server's maps at its four taps."""
     backbone: str = "mobilefacenet"
-    layout: str = "native"
-    channel_order: str = "rgb"
-    input: str = "residual"
+    layout: Layout = "native"
+    channel_order: ChannelOrder = "rgb"
+    input: Input = "residual"
     """residual: clear minus obfuscated; both: that and the obfuscated image, which the server has anyway;
     difference: the backbone's maps of the clear image minus its maps of the obfuscated one."""
     shuffle_taps: tuple[int, ...] = (1,)
@@ -83,18 +86,16 @@ class ClientSettings:
         self._check_compression()
 
     def _check_compression(self) -> None:
-        for name in ("bits", "pruned_channels", "pruned_values"):
-            if len(getattr(self, name)) != NUM_TAPS:
-                raise ValueError(f"{name} {list(getattr(self, name))}: expected {NUM_TAPS} numbers, one a tap")
-        if not set(self.bits) <= {*BITS, FLOAT_BITS}:
-            allowed = ", ".join(map(str, BITS))
-            raise ValueError(f"bits {list(self.bits)}: allowed are {allowed} and {FLOAT_BITS} (float32)")
-        if not all(0 <= share <= 1 for share in (*self.pruned_channels, *self.pruned_values)):
-            raise ValueError(
-                f"pruned channels {list(self.pruned_channels)}, values {list(self.pruned_values)}: shares of 0 to 1"
-            )
-        if any(bits == 1 and share for bits, share in zip(self.bits, self.pruned_values, strict=True)):
-            raise ValueError("features of 1 bit have no zero, so that their values cannot be pruned; prune channels")
+        checks = {"bits": check_bits, "pruned_channels": check_shares, "pruned_values": check_shares}
+        for name, check in checks.items():
+            values = getattr(self, name)
+            if len(values) != NUM_TAPS:
+                raise ValueError(f"{name} {list(values)}: expected {NUM_TAPS} numbers, one a tap")
+            try:
+                check(values)
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from error
+        check_one_bit(self.bits, self.pruned_values, "bits", "pruned_values")
         if self.image_quality is not None and self.image_quality not in range(101):
             raise ValueError(f"image quality {self.image_quality}: allowed are 0..100, or none for lossless")
 
@@ -110,6 +111,24 @@ class ClientSettings:
         known = {**values, **tuples, "server_shapes": shapes}
         names = {stored: name for name, stored in STORED_NAMES.items()}
         return cls(**{names.get(key, key): value for key, value in known.items()})
+
+
+def check_one_bit(bits: Sequence[float], values: Sequence[float], bits_key: str, values_key: str) -> None:
+    """Make sure that no tap of 1 bit has values to prune.
+
+    Args:
+        bits: of each tap.
+        values: share of each tap's values that is pruned.
+        bits_key, values_key: what the message calls them.
+
+    Raises:
+        ValueError: a tap has both.
+    """
+    if any(tap_bits == 1 and share for tap_bits, share in zip(bits, values, strict=True)):
+        raise ValueError(
+            f"{values_key} {list(values)} with {bits_key} {list(bits)}: codes of 1 bit have no zero; prune channels of "
+            "that tap, or give it 2 bits"
+        )
 
 
 class Client(nn.Module):
@@ -181,22 +200,22 @@ class Client(nn.Module):
         for quantiser in self.quantisers.values():
             quantiser.set_share(quantisation)
 
-    def start_interfaces(self, how: str) -> None:
+    def start_interfaces(self, start: InterfaceStart) -> None:
         """Set the interfaces to where training starts.
 
         Args:
-            how: "zero": no features, the server starts as if it got none; "identity": such that the taps themselves
+            start: "zero": no features, the server starts as if it got none; "identity": such that the taps themselves
                 leave, channel by channel in the server's order, for a backbone with the recogniser's own weights;
                 "random": as published.
         """
         for tap, interface in enumerate(self.interfaces, start=1):
             assert isinstance(interface, nn.Conv2d) and interface.bias is not None
-            if how == "random":
+            if start == "random":
                 interface.reset_parameters()
                 continue
             nn.init.zeros_(interface.bias)
             nn.init.zeros_(interface.weight)
-            if how == "identity":
+            if start == "identity":
                 interface.weight.data[:, :, 0, 0] = self._identity(tap, interface.in_channels)
 
     def _identity(self, tap: int, channels: int) -> Tensor:

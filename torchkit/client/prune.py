@@ -18,6 +18,17 @@ SAMPLE = 1 << 16
 """Values among which a batch's threshold is looked for."""
 
 
+def check_shares(shares: tuple[float, ...]) -> tuple[float, ...]:
+    """The share of each tap that is pruned, if it is one.
+
+    Raises:
+        ValueError: a number below 0 or above 1.
+    """
+    if not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"{list(shares)}: expected shares from 0 (all is sent) to 1 (nothing is)")
+    return shares
+
+
 class Pruner(nn.Module):
     """Prunes the features of one tap.
 

@@ -23,6 +23,17 @@ MIN_START = 1e-6
 CALIBRATION_BATCHES = 20
 
 
+def check_bits(bits: tuple[float, ...]) -> tuple[float, ...]:
+    """The bits of each tap's features, if they can be used.
+
+    Raises:
+        ValueError: others than `BITS` and `FLOAT_BITS`.
+    """
+    if not set(bits) <= {*BITS, FLOAT_BITS}:
+        raise ValueError(f"{list(bits)}: allowed are {', '.join(map(str, BITS))} and {FLOAT_BITS} (float32) a tap")
+    return bits
+
+
 def code_range(bits: int) -> tuple[int, int]:
     """Lowest and highest code: -2^(b-1) .. 2^(b-1) - 1; with 1 bit, whose codes leave out 0, -1 and 1."""
     return (-1, 1) if bits == 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

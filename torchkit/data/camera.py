@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
+from pydantic import Field, field_validator
+from pydantic.dataclasses import dataclass
+
+from torchkit.util.pixels import INPUT_SIZE_PX
+from torchkit.util.settings import UPPER_CASE_KEYS, Share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=UPPER_CASE_KEYS)
 class Camera:
-    """Changes faces at random; every range includes both ends.
+    """Changes faces at random; every range includes both ends."""
 
-    Args:
-        brightness: factors of the pixel values, (1, 1) for none; drawn evenly in their logarithm.
-        shift_px: largest shift along either axis, in whole pixels; what comes in at the edge is mirrored.
-        jpeg_quality: of JPEG, 0..100; None: not compressed.
-        share: of the faces that are changed; the others stay as they are.
-    """
+    share: Share = 0.0
+    """Of the faces that are changed; the others stay as they are."""
+    brightness: tuple[float, float] = (0.5, 2.0)
+    """Factors of the pixel values, (1, 1) for none; drawn evenly in their logarithm."""
+    shift_px: Annotated[int, Field(ge=0, le=INPUT_SIZE_PX // 4)] = 6
+    """Largest shift along either axis, in whole pixels; what comes in at the edge is mirrored."""
+    jpeg_quality: tuple[int, int] | None = (20, 95)
+    """Of JPEG, 0..100; None: not compressed."""
 
-    brightness: tuple[float, float] = (1.0, 1.0)
-    shift_px: int = 0
-    jpeg_quality: tuple[int, int] | None = None
-    share: float = 1.0
+    @field_validator("brightness")
+    @classmethod
+    def _check_brightness(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)}: expected [low, high] with 0 < low <= high")
+        return value
+
+    @field_validator("jpeg_quality")
+    @classmethod
+    def _check_jpeg_quality(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not 0 <= value[0] <= value[1] <= 100:
+            raise ValueError(f"{list(value)}: expected [low, high] with 0 <= low <= high <= 100")
+        return value
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> the same."""
-        if rng.random() >= self.share:
+        if not self.share or rng.random() >= self.share:
             return image
         factor = np.exp(rng.uniform(*np.log(self.brightness)))
         down, right = rng.integers(-self.shift_px, self.shift_px, endpoint=True, size=2)
@@ -37,9 +53,9 @@ class Camera:
 
 
 CAMERAS = {
-    "jpeg": Camera(jpeg_quality=(20, 40)),
-    "shift": Camera(shift_px=6),
-    "light": Camera(brightness=(0.5, 2.0)),
+    "jpeg": Camera(share=1, brightness=(1, 1), shift_px=0, jpeg_quality=(20, 40)),
+    "shift": Camera(share=1, brightness=(1, 1), shift_px=6, jpeg_quality=None),
+    "light": Camera(share=1, brightness=(0.5, 2), shift_px=0, jpeg_quality=None),
 }
 """What validation asks: strong compression, alignment that is off by up to 6 pixels, half to double the light."""
 

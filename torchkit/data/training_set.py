@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +16,6 @@ from torchkit.data.index import Index
 from torchkit.obfuscation import RandomObfuscation
 from torchkit.payload import EncodedImage
 from torchkit.util.seeding import stream
-
-DIGEST_BYTES = 16
 
 
 class SampleKey(NamedTuple):
@@ -41,8 +38,6 @@ class Sample(NamedTuple):
     """(3, 112, 112) uint8 RGB."""
     label: Tensor
     """() int64."""
-    digests: Tensor
-    """(2, 16) uint8: names of the clear image's pixels, and of its mirror image's."""
 
 
 class TrainingSet(Dataset[Sample]):
@@ -75,9 +70,8 @@ class TrainingSet(Dataset[Sample]):
         if self.camera is not None:
             image = self.camera(image, rng)
         obfuscated = as_received(self.sampler(image, rng), self.quality)
-        digests = np.stack([image_digest(image), image_digest(image[:, ::-1])])
         label = torch.tensor(int(index.labels[key.position]))
-        return Sample(_tensor(image), _tensor(obfuscated), label, torch.from_numpy(digests))
+        return Sample(_tensor(image), _tensor(obfuscated), label)
 
 
 def as_received(obfuscated: np.ndarray, quality: int | None) -> np.ndarray:
@@ -85,19 +79,15 @@ def as_received(obfuscated: np.ndarray, quality: int | None) -> np.ndarray:
     return obfuscated if quality is None else EncodedImage.compress(obfuscated, quality).pixels
 
 
-def image_digest(image: np.ndarray) -> np.ndarray:
-    """(16,) uint8: what tells an image from every other, whatever file it came from."""
-    return np.frombuffer(hashlib.blake2b(image.tobytes(), digest_size=DIGEST_BYTES).digest(), np.uint8)
-
-
 def _tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def make_loader(dataset: Dataset[Any], num_workers: int, device: torch.device, **options: Any) -> DataLoader[Any]:
-    """A data loader whose workers use OpenCV with one thread each: they share the processor already.
+    """A data loader whose workers use one thread each: they share the processor already.
 
-    OpenCV's threads are ended here and not in the workers: after a fork they cannot be, a worker would wait for ever.
+    PyTorch's threads are set to one in each worker by its DataLoader. OpenCV's are ended here, not in the workers:
+    after a fork they cannot be, a worker would wait for ever.
 
     Args:
         dataset: what to load.
@@ -108,4 +98,3 @@ def make_loader(dataset: Dataset[Any], num_workers: int, device: torch.device, *
     if num_workers:
         cv2.setNumThreads(1)
     return DataLoader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda", **options)
-    torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from torchkit.util.distributed import reduce_max, reduce_sum
 
+LossName = Literal["DistCrossEntropy", "CrossEntropy"]
 SoftmaxLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, C) and the column of the true class (B,), -1 where another process holds it -> mean over B, ()."""
 
@@ -28,7 +30,7 @@ def sharded_cross_entropy(logits: Tensor, columns: Tensor) -> Tensor:
     return (total.log() - reduce_sum(torch.where(columns >= 0, target[:, 0], 0))).mean()
 
 
-def softmax_loss(name: str, shards: int) -> SoftmaxLoss:
+def softmax_loss(name: LossName, shards: int) -> SoftmaxLoss:
     """The loss LOSS_NAME for heads in that many shards; one shard needs nothing of other processes.
 
     Raises:

@@ -6,15 +6,17 @@ fixed ones of validation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import field
 
 import numpy as np
+from pydantic import field_validator
+from pydantic.dataclasses import dataclass
 
 from torchkit.obfuscation.functional import Layer, gaussian, hybrid, median, pixelate
+from torchkit.util.pixels import INPUT_SIZE_PX
 from torchkit.util.seeding import content_stream
-
-KINDS = ("gaussian", "median", "pixelate", "hybrid")
+from torchkit.util.settings import UPPER_CASE_KEYS
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,61 @@ class Strength:
     """Rows and columns of cells of the hybrid."""
 
 
+def _hybrid(image: np.ndarray, strength: Strength, rng: np.random.Generator) -> np.ndarray:
+    # The median is by far the slowest: it is computed only where it is shown.
+    layers: dict[str, Layer] = {
+        "median": lambda cell: median(image, strength.median_kernel_px, cell),
+        "gaussian": gaussian(image, strength.sigma_px).__getitem__,
+        "pixelate": pixelate(image, strength.blocks).__getitem__,
+    }
+    return hybrid(image.shape, layers, assign_cells(strength.grid, rng))
+
+
+KINDS: dict[str, Callable[[np.ndarray, Strength, np.random.Generator], np.ndarray]] = {
+    "gaussian": lambda image, strength, rng: gaussian(image, strength.sigma_px),
+    "median": lambda image, strength, rng: median(image, strength.median_kernel_px),
+    "pixelate": lambda image, strength, rng: pixelate(image, strength.blocks),
+    "hybrid": _hybrid,
+}
+"""Obfuscations by name: image (H, W, 3) uint8, settings and random numbers -> (H, W, 3) uint8."""
+
 EVALUATION = Strength()
 EVALUATION_SEED = 1234
 """Default seed of the hybrid's cells, in validation and for messages alike."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=UPPER_CASE_KEYS)
 class RandomObfuscation:
-    """Draws an obfuscation for a training image: kind by weight, strength uniformly within the ranges."""
+    """Draws an obfuscation for a training image: kind by weight, strength uniformly; a range includes both ends."""
 
-    kinds: Mapping[str, float] = field(default_factory=lambda: {"hybrid": 1.0})
+    kinds: dict[str, float] = field(default_factory=lambda: {"hybrid": 1.0})
+    """Obfuscation -> relative frequency."""
     sigma_px: tuple[float, float] = (2.0, 8.0)
     median_kernel_px: tuple[int, int] = (7, 19)
     block_px: tuple[int, int] = (3, 11)
     grid: tuple[int, int] = (2, 5)
+
+    @field_validator("kinds")
+    @classmethod
+    def _check_kinds(cls, kinds: dict[str, float]) -> dict[str, float]:
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown or not kinds or min(kinds.values()) < 0 or sum(kinds.values()) <= 0:
+            raise ValueError(f"{kinds!r}: allowed are {', '.join(KINDS)} with frequencies >= 0, one of them > 0")
+        return kinds
+
+    @field_validator("sigma_px", "median_kernel_px", "block_px", "grid")
+    @classmethod
+    def _check_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= INPUT_SIZE_PX:
+            raise ValueError(f"{list(value)}: expected [low, high] with 0 < low <= high <= {INPUT_SIZE_PX}")
+        return value
+
+    @field_validator("median_kernel_px")
+    @classmethod
+    def _check_odd(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if value[0] % 2 == 0 or value[1] % 2 == 0 or value[0] < 3:
+            raise ValueError(f"{list(value)}: a median's window has an odd side of at least 3 pixels")
+        return value
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Obfuscate (H, W, 3) uint8 with settings drawn from `rng`."""
@@ -81,21 +124,9 @@ def obfuscate(image: np.ndarray, kind: str, rng: np.random.Generator, strength: 
     Raises:
         ValueError: an unknown kind.
     """
-    if kind == "gaussian":
-        return gaussian(image, strength.sigma_px)
-    if kind == "median":
-        return median(image, strength.median_kernel_px)
-    if kind == "pixelate":
-        return pixelate(image, strength.blocks)
-    if kind == "hybrid":
-        # The median is by far the slowest: it is computed only where it is shown.
-        layers: dict[str, Layer] = {
-            "median": lambda cell: median(image, strength.median_kernel_px, cell),
-            "gaussian": gaussian(image, strength.sigma_px).__getitem__,
-            "pixelate": pixelate(image, strength.blocks).__getitem__,
-        }
-        return hybrid(image.shape, layers, assign_cells(strength.grid, rng))
-    raise ValueError(f"unknown obfuscation {kind!r}; known: {', '.join(KINDS)}")
+    if kind not in KINDS:
+        raise ValueError(f"unknown obfuscation {kind!r}; known: {', '.join(KINDS)}")
+    return KINDS[kind](image, strength, rng)
 
 
 def evaluation_image(image: np.ndarray, kind: str, seed: int) -> np.ndarray:

@@ -1,62 +1,89 @@
 """Compensation: the server adds to its own maps what the obfuscation took away.
 
-After stage i the map s becomes, with the client's features a_i, resized to the map, and learned weights w_i,
-
-    gate   s + sigmoid(s) * a_i * w_i                  as published (PRO-Face C, section III-D)
-    add    s + a_i * w_i                               exact where a_i is what the map lacks
-    film   s * (1 + a_i * v_i) + a_i * w_i             FiLM (Perez et al., AAAI 2018, arXiv 1709.07871); v_i learned too
+After stage i the map s becomes, with the client's features a_i, resized to the map, and learned weights w_i, what
+`FORMS` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from torchkit.backbone import NUM_TAPS, Backbone, Shape
 from torchkit.server.recogniser import Recogniser
-
-FORMS = ("gate", "add", "film")
-SCOPES = ("element", "channel")
+from torchkit.util.settings import UPPER_CASE_KEYS, one_of
 
 
-@dataclass(frozen=True)
+def gate(s: Tensor, a: Tensor, weights: Tensor) -> Tensor:
+    """s + sigmoid(s) * a * w, as published (PRO-Face C, section III-D)."""
+    return s + torch.sigmoid(s) * a * weights
+
+
+def add(s: Tensor, a: Tensor, weights: Tensor) -> Tensor:
+    """s + a * w: exact where a is what the map lacks."""
+    return s + a * weights
+
+
+def film(s: Tensor, a: Tensor, weights: Tensor, scales: Tensor) -> Tensor:
+    """s * (1 + a * v) + a * w: FiLM (Perez et al., AAAI 2018, arXiv 1709.07871); v is learned too."""
+    return s + s * a * scales + a * weights
+
+
+class Form(NamedTuple):
+    """A way to compensate a map."""
+
+    compensate: Callable[..., Tensor]
+    """Map s (B, C, H, W), features a of the same shape, and by name the parameters of the tap -> the new map."""
+    parameters: Mapping[str, float] = {"weights": 1.0}
+    """What is learned at each tap, and the value that it starts with."""
+
+
+FORMS = {
+    "gate": Form(gate),
+    "add": Form(add),
+    "film": Form(film, {"weights": 1.0, "scales": 0.0}),
+}
+
+
+@dataclass(frozen=True, config=UPPER_CASE_KEYS)
 class CompensationSettings:
-    """How a server uses features; stored in client and server files."""
+    """How a server uses features; stored in client and server files. The defaults are the published form.
 
-    form: str = "gate"
-    weights_per: str = "element"
+    Raises:
+        ValueError: a form or a scope that there is not.
+    """
+
+    form: Annotated[str, one_of(FORMS)] = "gate"
+    """A key of `FORMS`."""
+    weights_per: Literal["element", "channel"] = "element"
     """element: a weight for each place of a map, as published; channel: one for all places of a channel."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what there is not; the settings may come from a file."""
-        for value, allowed in ((self.form, FORMS), (self.weights_per, SCOPES)):
-            if value not in allowed:
-                raise ValueError(f"compensation {value!r}: allowed are {', '.join(allowed)}")
 
 
 PUBLISHED = CompensationSettings()
 
 
 class Compensation(nn.Module):
-    """The weights w_1..w_4, and v_1..v_4 of the form "film".
+    """What a form learns at each tap: the weights w_1..w_4 and, with the form "film", v_1..v_4.
 
     Args:
         shapes: (C, H, W) of the server's maps at its four taps.
         settings: form, and what a weight is for.
     """
 
+    weights: nn.ParameterList
+
     def __init__(self, shapes: Sequence[Shape], settings: CompensationSettings = PUBLISHED) -> None:
         super().__init__()
         self.settings = settings
         if settings.weights_per == "channel":
             shapes = [(channels, 1, 1) for channels, _, _ in shapes]
-        self.weights = nn.ParameterList(torch.ones(shape) for shape in shapes)
-        if settings.form == "film":
-            self.scales = nn.ParameterList(torch.zeros(shape) for shape in shapes)
+        for name, start in FORMS[settings.form].parameters.items():
+            setattr(self, name, nn.ParameterList(torch.full(shape, start) for shape in shapes))
 
     def forward(self, tap: int, state: Tensor, features: Tensor) -> Tensor:
         """Compensate the server's map at tap `tap` (0..3).
@@ -66,11 +93,8 @@ class Compensation(nn.Module):
             state: (B, C, H, W), the server's map s.
             features: (B, C, H, W), the client's a for this tap, aligned with the map.
         """
-        if self.settings.form == "gate":
-            return state + torch.sigmoid(state) * features * self.weights[tap]
-        if self.settings.form == "film":
-            state = state + state * features * self.scales[tap]
-        return state + features * self.weights[tap]
+        form = FORMS[self.settings.form]
+        return form.compensate(state, features, **{name: getattr(self, name)[tap] for name in form.parameters})
 
 
 class CompensatedServer(nn.Module):

@@ -38,7 +38,7 @@ from torchkit.util.seeding import seed_everything, seed_step
 # Keys that may differ between a checkpoint and the configuration that resumes it.
 FREE_KEYS = frozenset({
     "NUM_WORKERS", "SAVE_EPOCHS", "SAVE_MINUTES", "LOG_ROOT", "LOGS", "MODEL_ROOT", "DEVICE", "META_RESUME",
-    "TEACHER_CACHE", "DIST_FC",
+    "DIST_FC",
     "BACKBONE_RESUME", "HEAD_RESUME", "DATA_ROOT", "INDEX_ROOT", "VAL_DATA_ROOT",
 })  # fmt: skip
 

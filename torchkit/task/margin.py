@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from torchkit.config import Config
+from torchkit.config import EmbeddingConfig
 from torchkit.head import HEADS, WHOLE, MarginHead, Shard, load_full_state
 from torchkit.loss import softmax_loss
 from torchkit.task.checkpoints import load_training_checkpoint
 from torchkit.util.distributed import gather, scale_gradient, world_size
 
 
-def make_heads(config: Config, embedding_size: int, num_classes: Sequence[int]) -> nn.ModuleList:
+def make_heads(config: EmbeddingConfig, embedding_size: int, num_classes: Sequence[int]) -> nn.ModuleList:
     """A head for each of DATASETS with its number of identities; DIST_FC: with this process's part of them.
 
     Their weights are fresh, or those of HEAD_RESUME.
@@ -29,17 +29,17 @@ def make_heads(config: Config, embedding_size: int, num_classes: Sequence[int]) 
     return heads
 
 
-def head_shard(config: Config) -> Shard:
+def head_shard(config: EmbeddingConfig) -> Shard:
     """Which classes of each head this process holds."""
     return Shard.of_this_process() if config.DIST_FC else WHOLE
 
 
-def share_sizes(config: Config) -> list[int]:
+def share_sizes(config: EmbeddingConfig) -> list[int]:
     """How many images of each branch this process has of a batch."""
     return [data.batch_size // world_size() for data in config.DATASETS]
 
 
-def margin_loss(config: Config, heads: nn.ModuleList, embeddings: Tensor, labels: Tensor) -> Tensor:
+def margin_loss(config: EmbeddingConfig, heads: nn.ModuleList, embeddings: Tensor, labels: Tensor) -> Tensor:
     """Weighted sum of the branches' losses; the batch holds one branch's samples after the other's.
 
     Sharded heads see the embeddings of all processes, and each process computes the loss of the whole batch. It counts
@@ -62,7 +62,7 @@ def margin_loss(config: Config, heads: nn.ModuleList, embeddings: Tensor, labels
     return total
 
 
-def labels_over_branches(config: Config, heads: nn.ModuleList, labels: Tensor) -> Tensor:
+def labels_over_branches(config: EmbeddingConfig, heads: nn.ModuleList, labels: Tensor) -> Tensor:
     """(B,) labels that tell the identities of different branches apart."""
     first, parts = 0, []
     for head, label in zip(heads, labels.split(share_sizes(config)), strict=True):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchkit.backbone import get_model
-from torchkit.config import Config
+from torchkit.config import RecogniserConfig
 from torchkit.data.index import Index, read_index
 from torchkit.data.recognition_set import ClearSample, RecognitionSet
 from torchkit.server import RECOGNISERS
@@ -21,15 +21,14 @@ from torchkit.util.weights import load_state
 
 logger = logging.getLogger("torchkit")
 
-CLIENT_KEYS = ("CLIENT", "COMPENSATION", "OBFUSCATION", "SHUFFLE", "QUANTIZE", "PRUNE", "DISTILLATION", "TEACHER_CACHE")
-"""What is said about a client or its training, and means nothing here."""
-
 
 class ServerTask(BaseTask):
     """Minimises  sum_b weight_b * softmax_b(head_b(e)), e being the network's embedding of the clear image.
 
     BACKBONE_NAME is the network, SERVER.CHANNEL_ORDER the colours it is fed; b runs over DATASETS.
     """
+
+    config: RecogniserConfig
 
     def build(self) -> None:
         config = self.config
@@ -79,11 +78,6 @@ class ServerTask(BaseTask):
             load_state(self.backbone, weights, f"BACKBONE_RESUME = {path}")
 
     def _describe(self, indices: list[Index]) -> None:
-        ignored = [
-            key for key in CLIENT_KEYS if getattr(self.config, key) != type(self.config).model_fields[key].default
-        ]
-        if ignored:
-            logger.warning("TASK: server makes no use of %s", ", ".join(ignored))
         logger.info("device: %s", self.device)
         for index in indices:
             logger.info("data: %s, %s images, %s identities", index.file, f"{len(index):,}", f"{index.num_classes:,}")
@@ -94,7 +88,7 @@ class ServerTask(BaseTask):
         logger.info("%s steps an epoch, %d images a step", f"{self.steps_per_epoch:,}", self.images_per_step)
 
 
-def _check_embedding_size(config: Config, size: int) -> None:
+def _check_embedding_size(config: RecogniserConfig, size: int) -> None:
     if config.EMBEDDING_SIZE not in (None, size):
         raise ValueError(
             f"EMBEDDING_SIZE = {config.EMBEDDING_SIZE}, but a server called {config.BACKBONE_NAME} has embeddings of "

@@ -12,18 +12,16 @@ from torch import Tensor, nn
 from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
 from torchkit.client.model import widen_input
-from torchkit.config import Config, PruneConfig, QuantizeConfig
+from torchkit.config import ClientConfig
+from torchkit.config.client import PruneConfig, QuantizeConfig
 from torchkit.cost import system_cost
-from torchkit.data.camera import Camera
 from torchkit.data.index import Index, read_index
 from torchkit.data.training_set import Sample, TrainingSet
 from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error
-from torchkit.obfuscation import RandomObfuscation
-from torchkit.server import RECOGNISERS, CompensationSettings, Recogniser, load_recogniser
+from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file
 from torchkit.task.base import BaseTask
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
-from torchkit.task.teacher import Teacher
 from torchkit.util.distributed import gather, is_main
 from torchkit.util.weights import load_state
 
@@ -45,7 +43,9 @@ class TrainTask(BaseTask):
         new_key: start from the client of BACKBONE_RESUME, but with a new key.
     """
 
-    def __init__(self, config: Config, resume: bool = False, new_key: bool = False) -> None:
+    config: ClientConfig
+
+    def __init__(self, config: ClientConfig, resume: bool = False, new_key: bool = False) -> None:
         self.new_key = new_key
         super().__init__(config, resume)
 
@@ -54,16 +54,14 @@ class TrainTask(BaseTask):
         indices = [read_index(config.INDEX_ROOT, config.DATA_ROOT, data.name) for data in config.DATASETS]
         recogniser = load_recogniser(config.SERVER.NAME, config.SERVER.CHECKPOINT, config.SERVER.CHANNEL_ORDER)
         _check_embedding_size(config, recogniser)
-        self.system = ProFaceC(build_client(config, recogniser), recogniser, compensation_of(config)).to(self.device)
+        self.system = ProFaceC(build_client(config, recogniser), recogniser, config.COMPENSATION).to(self.device)
         self.system.to(memory_format=torch.channels_last)
         self.compensated = torch.compile(self._compensated) if config.COMPILE else self._compensated
-        cache = None if config.CAMERA.SHARE else config.TEACHER_CACHE  # a camera makes a new image each time
-        self.teacher = Teacher(recogniser, cache, f"autocast {self.amp_dtype}")
         self._start_from_client()
         self.heads = make_heads(config, recogniser.embedding_size, [index.num_classes for index in indices])
         self.heads.to(self.device)
-        quality, camera = config.CLIENT.IMAGE_QUALITY, make_camera(config)
-        self.load_from(TrainingSet(indices, make_obfuscation(config), config.SEED, quality, camera), indices)
+        quality = config.CLIENT.IMAGE_QUALITY
+        self.load_from(TrainingSet(indices, config.OBFUSCATION, config.SEED, quality, config.CAMERA), indices)
         self._describe(indices)
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -71,14 +69,11 @@ class TrainTask(BaseTask):
 
     def losses(self, batch: Sample) -> dict[str, Tensor]:
         self.system.client.set_progress(self._progress(self.config.PRUNE), self._progress(self.config.QUANTIZE))
-        clear, obfuscated, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch[:3])
+        clear, obfuscated, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         settings = self.config.DISTILLATION
-        if settings.MAP_WEIGHT:
-            with torch.no_grad():
-                target_maps, target = self.system.recogniser.forward_intermediates(clear)  # (B, C_i, H_i, W_i), (B, D)
-                target = F.normalize(target)
-        else:
-            target = self.teacher(clear, batch.digests)  # (B, D)
+        with torch.no_grad():
+            target_maps, target = self.system.recogniser.forward_intermediates(clear)  # (B, C_i, H_i, W_i), (B, D)
+            target = F.normalize(target)
         maps, embeddings = self.compensated(clear, obfuscated)
         margin = margin_loss(self.config, self.heads, embeddings, labels)  # heads normalise; AdaFace's needs the norm
         embeddings = F.normalize(embeddings)
@@ -158,7 +153,7 @@ class TrainTask(BaseTask):
         logger.info("%s steps an epoch, %d images a step", f"{self.steps_per_epoch:,}", self.images_per_step)
 
 
-def build_client(config: Config, recogniser: Recogniser) -> Client:
+def build_client(config: ClientConfig, recogniser: Recogniser) -> Client:
     """The client that a configuration asks for, with fresh weights or those of CLIENT.INIT."""
     settings = ClientSettings(
         server_shapes=tuple(recogniser.backbone.tap_shapes()),
@@ -182,11 +177,6 @@ def build_client(config: Config, recogniser: Recogniser) -> Client:
     return client
 
 
-def compensation_of(config: Config) -> CompensationSettings:
-    """How the server of a configuration uses the features."""
-    return CompensationSettings(config.COMPENSATION.FORM, config.COMPENSATION.WEIGHTS_PER)
-
-
 def _copy_backbone(path: Path, client: Client) -> None:
     """Start the client's backbone from the weights of a whole network of the same kind."""
     where = f"CLIENT.INIT = {path}"
@@ -195,22 +185,6 @@ def _copy_backbone(path: Path, client: Client) -> None:
     if client.settings.input == "both":
         widen_input(donor)
     client.backbone.load_state_dict({key: donor.state_dict()[key] for key in client.backbone.state_dict()})
-
-
-def make_obfuscation(config: Config) -> RandomObfuscation:
-    """What draws the training obfuscations."""
-    settings = config.OBFUSCATION
-    return RandomObfuscation(
-        settings.KINDS, settings.SIGMA_PX, settings.MEDIAN_KERNEL_PX, settings.BLOCK_PX, settings.GRID
-    )
-
-
-def make_camera(config: Config) -> Camera | None:
-    """What changes the training images, if anything does."""
-    settings = config.CAMERA
-    if not settings.SHARE:
-        return None
-    return Camera(settings.BRIGHTNESS, settings.SHIFT_PX, settings.JPEG_QUALITY, settings.SHARE)
 
 
 def log_cost(system: ProFaceC) -> None:
@@ -222,7 +196,7 @@ def log_cost(system: ProFaceC) -> None:
         logger.warning("%s", warning)
 
 
-def _check_embedding_size(config: Config, recogniser: Recogniser) -> None:
+def _check_embedding_size(config: ClientConfig, recogniser: Recogniser) -> None:
     if config.EMBEDDING_SIZE not in (None, recogniser.embedding_size):
         raise ValueError(
             f"EMBEDDING_SIZE = {config.EMBEDDING_SIZE}, but {config.SERVER.NAME} gives embeddings of "

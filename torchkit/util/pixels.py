@@ -6,6 +6,7 @@ Images are RGB uint8 everywhere else in the project.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 
 INPUT_SIZE_PX = 112
 """Side of an aligned face."""
-CHANNEL_ORDERS = ("rgb", "bgr")
+ChannelOrder = Literal["rgb", "bgr"]
+CHANNEL_ORDERS = get_args(ChannelOrder)
 HALF_RANGE = 127.5
 
 

@@ -1,0 +1,142 @@
+"""The configuration of TASK: client, a client against a frozen recogniser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from torchkit.backbone import NUM_TAPS, canonical_name
+from torchkit.client.model import Input, InterfaceStart, Layout, check_one_bit
+from torchkit.client.prune import check_shares
+from torchkit.client.quantise import check_bits
+from torchkit.config.schema import EmbeddingConfig, ValidationConfig
+from torchkit.data.camera import Camera
+from torchkit.loss import DISTILLATIONS
+from torchkit.obfuscation import KINDS, RandomObfuscation
+from torchkit.server import CompensationSettings
+from torchkit.util.pixels import ChannelOrder
+from torchkit.util.settings import ConfigPath, Group, NonNegative, Positive, one_of
+
+
+def _for_all_taps(value: Any) -> Any:
+    return value if isinstance(value, list | tuple | bool) else (value,) * NUM_TAPS
+
+
+PerTap = Annotated[tuple[float, float, float, float], BeforeValidator(_for_all_taps)]
+"""A number a tap; a single one counts for all."""
+
+
+class ServerConfig(Group):
+    """The frozen recogniser."""
+
+    NAME: str = "ir_101"
+    """A key of torchkit.server.RECOGNISERS."""
+    CHECKPOINT: ConfigPath = Path("model/adaface_ir101_webface12m.ckpt")
+    """Its weights."""
+    CHANNEL_ORDER: Literal["auto", ChannelOrder] = "auto"
+    """Colour order it is fed; auto: what its weights were trained with."""
+
+    _name = field_validator("NAME")(canonical_name)
+
+
+class ClientNetworkConfig(Group):
+    """The network on the phone, and how its training starts."""
+
+    LAYOUT: Layout = "published"
+    """native: features leave at the client's resolution; published: as in published weights."""
+    CHANNEL_ORDER: ChannelOrder = "rgb"
+    """Colour order of the residual."""
+    INPUT: Input = "residual"
+    """residual: clear minus obfuscated; both: that and the obfuscated image; difference: of the network's maps."""
+    INTERFACE: InterfaceStart = "random"
+    """How the interfaces start: see Client.start_interfaces."""
+    INIT: ConfigPath | None = None
+    """Weights of the bare backbone to start from, e.g. a recogniser's."""
+    FREEZE_NORMS: bool = False
+    """Keep the statistics of the batch norms that INIT brings."""
+    IMAGE_QUALITY: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Of the obfuscated image: null lossless, 0..100 lossy WebP."""
+
+
+class ShuffleConfig(Group):
+    """Block channel shuffle: the client's key."""
+
+    TAPS: tuple[Annotated[int, Field(ge=1, le=NUM_TAPS)], ...] = (1,)
+    """Taps whose features are shuffled."""
+    BLOCK_PX: Positive = 28
+    """Side of a block in pixels of the feature map that leaves."""
+    SEED: int | None = None
+    """Seed of the key; null: drawn from the operating system."""
+
+
+class QuantizeConfig(Group):
+    """Bits of the features that leave."""
+
+    BITS: Annotated[PerTap, AfterValidator(check_bits)] = (32, 32, 32, 32)
+    """1, 2, 4, 8; 32: float32."""
+    START_EPOCH: NonNegative = 0.0
+    """Epochs, fractions too, before which features are not quantised."""
+    RAMP_EPOCHS: NonNegative = 0.0
+    """Epochs over which training goes from plain to quantised features."""
+
+
+class PruneConfig(Group):
+    """What of the features does not leave."""
+
+    CHANNELS: Annotated[PerTap, AfterValidator(check_shares)] = (0, 0, 0, 0)
+    """Share of the channels."""
+    VALUES: Annotated[PerTap, AfterValidator(check_shares)] = (0, 0, 0, 0)
+    """Share of the other channels' values, smallest first."""
+    START_EPOCH: NonNegative = 0.0
+    """Epochs, fractions too, before which everything leaves."""
+    RAMP_EPOCHS: NonNegative = 0.0
+    """Epochs over which the pruned shares grow to their full size."""
+
+
+class DistillationConfig(Group):
+    """Pulls the compensated embedding to the clear image's."""
+
+    FORM: Annotated[str, one_of(DISTILLATIONS)] = "mse"
+    """cosine: 1 - cos; mse: mean squared difference of the unit embeddings, as published."""
+    WEIGHT: NonNegative = 1.0
+    MAP_WEIGHT: NonNegative = 0.0
+    """Factor of the relative error of the server's maps at the taps."""
+    DDL_WEIGHT: NonNegative = 0.0
+    """Factor of the distribution distillation loss; its positive part needs several images of an identity a batch."""
+
+
+class ClientValidationConfig(ValidationConfig):
+    OBFUSCATIONS: Annotated[tuple[Annotated[str, one_of(KINDS)], ...], Field(min_length=1)] = ("hybrid",)
+
+
+class ClientConfig(EmbeddingConfig):
+    """The training of a client against a frozen recogniser."""
+
+    TASK: Literal["client"] = "client"
+
+    SERVER: ServerConfig = ServerConfig()
+    CLIENT: ClientNetworkConfig = ClientNetworkConfig()
+    COMPENSATION: CompensationSettings = CompensationSettings()
+    CAMERA: Camera = Camera()
+    OBFUSCATION: RandomObfuscation = RandomObfuscation()
+    SHUFFLE: ShuffleConfig = ShuffleConfig()
+    QUANTIZE: QuantizeConfig = QuantizeConfig()
+    PRUNE: PruneConfig = PruneConfig()
+    VALIDATION: ClientValidationConfig = ClientValidationConfig()
+    DISTILLATION: DistillationConfig = DistillationConfig()
+
+    @model_validator(mode="after")
+    def _zeros(self) -> Self:
+        check_one_bit(self.QUANTIZE.BITS, self.PRUNE.VALUES, "QUANTIZE.BITS", "PRUNE.VALUES")
+        return self
+
+    @model_validator(mode="after")
+    def _norms(self) -> Self:
+        if self.CLIENT.FREEZE_NORMS and self.CLIENT.INIT is None and self.BACKBONE_RESUME is None:
+            raise ValueError(
+                "CLIENT.FREEZE_NORMS = true without CLIENT.INIT: batch norms that start from nothing have no "
+                "statistics to keep; give weights to start from"
+            )
+        return self
