@@ -15,7 +15,6 @@ from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
 from torchkit.client.encoder import fingerprint
 from torchkit.server import load_recogniser
-from torchkit.server.file import save_server_file
 from torchkit.system import (
     ProFaceC,
     ServerReference,
@@ -23,6 +22,7 @@ from torchkit.system import (
     load_client_file,
     save_client_file,
     save_phone_file,
+    save_server_file,
 )
 from torchkit.util.pixels import to_batch
 

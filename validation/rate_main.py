@@ -37,8 +37,7 @@ from torchkit.data.training_set import as_received
 from torchkit.data.validation_set import ValidationSet, load_validation_set
 from torchkit.obfuscation import KINDS, evaluation_image
 from torchkit.payload import EncodedImage
-from torchkit.system import ProFaceC
-from torchkit.trained import load_system
+from torchkit.system import ProFaceC, load_system
 from torchkit.util.cli import run_command
 from torchkit.util.device import amp_dtype, autocast, keep_freed_memory, pick_device
 from torchkit.util.files import atomic_write_text

@@ -27,12 +27,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from torchkit import trained
 from torchkit.client.encoder import Encoder
 from torchkit.data.camera import CAMERAS
 from torchkit.data.validation_set import ValidationSet, check_present, load_validation_set
 from torchkit.obfuscation import KINDS
-from torchkit.system import ProFaceC, load_client_file
+from torchkit.system import ProFaceC, load_client_file, trained
 from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_bytes

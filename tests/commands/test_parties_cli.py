@@ -22,9 +22,14 @@ from torchkit.client import ClientSettings
 from torchkit.client.encoder import Encoder, fingerprint
 from torchkit.obfuscation import EVALUATION_SEED
 from torchkit.payload import decode, encode
-from torchkit.server.file import load_server_file
-from torchkit.system import ServerReference, load_client_file, save_phone_file
-from torchkit.trained import MODEL_ROOT, find_checkpoint
+from torchkit.system import (
+    MODEL_ROOT,
+    ServerReference,
+    find_checkpoint,
+    load_client_file,
+    load_server_file,
+    save_phone_file,
+)
 from torchkit.util.cli import run_command
 from torchkit.util.pixels import to_batch
 from validation.config import Settings
@@ -296,8 +301,8 @@ def test_server_export_says_what_is_wrong(folder: Path, tmp_path: Path, capsys: 
 def test_checkpoint_is_where_the_client_file_says_or_under_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchkit.trained.MODEL_ROOT", tmp_path / "model")
-    monkeypatch.setattr("torchkit.trained.DEFAULT_CHECKPOINTS", {"ir_50": tmp_path / "model/default.ckpt"})
+    monkeypatch.setattr("torchkit.system.trained.MODEL_ROOT", tmp_path / "model")
+    monkeypatch.setattr("torchkit.system.trained.DEFAULT_CHECKPOINTS", {"ir_50": tmp_path / "model/default.ckpt"})
     reference = ServerReference("ir_50", tmp_path / "trained/mine.ckpt")
     for folder in ("trained", "model"):
         (tmp_path / folder).mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from torchkit.client.encoder import Encoder, fingerprint
 from torchkit.payload import Payload, PayloadError, decode, encode
 from torchkit.server import load_recogniser
 from torchkit.server.decoder import Decoder, features_of
-from torchkit.server.file import load_server_file
 from torchkit.system import (
     ProFaceC,
     ServerReference,
     build_system,
     load_client_file,
+    load_server_file,
     restore_client,
     save_client_file,
 )
@@ -249,8 +249,8 @@ def test_client_file_from_before_compression_loads(folder: Path, tmp_path: Path)
     system = ProFaceC(trained_client(FLOAT), recogniser).eval()
     save_client_file(tmp_path / "new.pth", system, ServerReference("mobilefacenet", None), 7)
     contents = load_weights_file(tmp_path / "new.pth")
-    later = {"input", "bits", "pruned_channels", "pruned_values", "image_quality"}
-    assert set(contents["settings"]) == set(asdict(FLOAT)) > later
+    later = {"input", "bits", "pruned_channels", "pruned_values", "picture_quality"}
+    assert set(contents["settings"]) == set(FLOAT.as_dict()) > later
     contents["settings"] = {key: value for key, value in contents["settings"].items() if key not in later}
     save_weights_file(tmp_path / "old.pth", contents)
     file = load_client_file(tmp_path / "old.pth")

@@ -18,8 +18,7 @@ from torchkit.client.calibrate import is_compressed, recompressed
 from torchkit.client.encoder import Encoder
 from torchkit.data.validation_set import load_validation_set, write_validation_set
 from torchkit.server import load_recogniser
-from torchkit.system import ProFaceC, ServerReference, save_client_file
-from torchkit.trained import load_system
+from torchkit.system import ProFaceC, ServerReference, load_system, save_client_file
 from torchkit.util.cli import run_command
 from torchkit.util.pixels import to_batch
 from validation import rate_main

@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchkit.backbone import get_model
 from torchkit.config import load_config
 from torchkit.data.validation_set import load_validation_set, write_validation_set
+from torchkit.system import load_system
 from torchkit.task import TrainTask
-from torchkit.trained import load_system
 from validation.config import Settings
 from validation.measure.evaluate import Condition, embed
 from validation.protocol.verification import verify

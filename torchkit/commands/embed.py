@@ -25,7 +25,7 @@ from torchkit.commands.convert import MESSAGE_SUFFIX, add_batch_arguments, conve
 from torchkit.payload import Payload, PayloadError, decode
 from torchkit.payload.limits import MAX_MESSAGE_BYTES
 from torchkit.server.decoder import Decoder
-from torchkit.server.file import load_server_file
+from torchkit.system import load_server_file
 from torchkit.util.cli import CommandParser
 from torchkit.util.device import pick_device
 

@@ -16,8 +16,7 @@ import argparse
 from pathlib import Path
 
 from torchkit.client.encoder import fingerprint
-from torchkit.server.file import save_server_file
-from torchkit.trained import load_system
+from torchkit.system import load_system, save_server_file
 from torchkit.util.cli import CommandParser
 from torchkit.util.pixels import CHANNEL_ORDERS
 

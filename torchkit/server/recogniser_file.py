@@ -12,12 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchkit import __version__
+from torchkit.util.container import Container
 from torchkit.util.pixels import CHANNEL_ORDERS
-from torchkit.util.weights import load_weights_file, plain_state, save_weights_file, state_dict_of
+from torchkit.util.weights import load_weights_file, plain_state, state_dict_of
 
-FORMAT = "proface-c recogniser"
-FORMAT_VERSION = 1
+RECOGNISER_FILE = Container("recogniser file", "proface-c recogniser")
 # What arcface_torch calls the network's state in the checkpoints of a run.
 ARCFACE_TORCH_STATE = "state_dict_backbone"
 # What PyTorch puts before each name when it trains in several processes.
@@ -38,15 +37,12 @@ class RecogniserWeights:
 def save_recogniser_file(path: Path, network: str, backbone: nn.Module, channel_order: str, trained_steps: int) -> None:
     """Write a recogniser, whole or not at all; the same weights give the same bytes."""
     contents = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "written_by": f"torchkit {__version__}",
         "network": network,
         "channel_order": channel_order,
         "state_dict": plain_state(backbone),
         "trained_steps": trained_steps,
     }
-    save_weights_file(path, contents)
+    RECOGNISER_FILE.write(path, contents)
 
 
 def read_recogniser_weights(path: Path) -> RecogniserWeights:
@@ -56,20 +52,20 @@ def read_recogniser_weights(path: Path) -> RecogniserWeights:
         FileNotFoundError, ValueError: missing, damaged or something else.
     """
     contents = load_weights_file(path, "server checkpoint")
-    if isinstance(contents, dict) and contents.get("format") == FORMAT:
-        return _own_file(contents, path)
+    if RECOGNISER_FILE.is_format_of(contents):
+        return _parse(contents, path)
     if isinstance(contents, dict) and ARCFACE_TORCH_STATE in contents:
         contents = contents[ARCFACE_TORCH_STATE]
     return RecogniserWeights(_without_prefix(state_dict_of(contents, path)))
 
 
-def _own_file(contents: dict[str, Any], path: Path) -> RecogniserWeights:
-    if contents.get("version") != FORMAT_VERSION:
-        raise ValueError(f"{path} has version {contents.get('version')}; this program reads version {FORMAT_VERSION}")
-    network, order = contents.get("network"), contents.get("channel_order")
-    if not isinstance(network, str) or order not in CHANNEL_ORDERS:
-        raise ValueError(f"{path} is a recogniser file, but damaged: network {network!r}, channel order {order!r}")
-    return RecogniserWeights(state_dict_of(contents, path), network, order)
+def _parse(contents: dict[str, Any], path: Path) -> RecogniserWeights:
+    RECOGNISER_FILE.check_version(contents, path)
+    with RECOGNISER_FILE.parsing(path):
+        network, order = contents["network"], contents["channel_order"]
+        if not isinstance(network, str) or order not in CHANNEL_ORDERS:
+            raise ValueError(f"network {network!r}, channel order {order!r}")
+        return RecogniserWeights(state_dict_of(contents, path), network, order)
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

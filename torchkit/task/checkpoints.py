@@ -6,10 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from torchkit.util.weights import load_weights_file, save_weights_file
+from torchkit.util.container import Container
 
-FORMAT = "proface-c training checkpoint"
-FORMAT_VERSION = 1
+CHECKPOINT = Container("training checkpoint", "proface-c training checkpoint")
 KEEP = 3
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ class CheckpointFolder:
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write the state after `step` steps and delete what is older than the newest `KEEP`."""
         path = self.path / f"step_{step:08d}.pt"
-        save_weights_file(path, {"format": FORMAT, "version": FORMAT_VERSION, **state})
+        CHECKPOINT.write(path, state)
         for old in self.files()[KEEP:]:
             old.unlink(missing_ok=True)
         return path
@@ -58,9 +57,4 @@ def load_training_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: missing, torn or something else.
     """
-    state = load_weights_file(path, "training checkpoint")
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{path} is no training checkpoint; train.py writes them as MODEL_ROOT/checkpoints/step_*.pt")
-    if state["version"] != FORMAT_VERSION:
-        raise ValueError(f"{path} has version {state['version']}; this program reads version {FORMAT_VERSION}")
-    return state
+    return CHECKPOINT.read(path, "train.py writes them as MODEL_ROOT/checkpoints/step_*.pt")

@@ -124,9 +124,9 @@ class TrainTask(BaseTask):
                 f"BACKBONE_RESUME = {path} was made with {file.settings}, but this configuration asks for "
                 f"{client.settings}; make BACKBONE_NAME, SERVER, CLIENT and SHUFFLE agree with it"
             )
-        if file.how != self.system.server.compensation.settings:
+        if file.compensation_settings != self.system.server.compensation.settings:
             raise ValueError(
-                f"BACKBONE_RESUME = {path} was made with {file.how}, but this configuration asks for "
+                f"BACKBONE_RESUME = {path} was made with {file.compensation_settings}, but this configuration asks for "
                 f"{self.system.server.compensation.settings}; make COMPENSATION agree with it"
             )
         weights = file.client

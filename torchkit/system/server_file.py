@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from torchkit import __version__
 from torchkit.backbone import Shape
 from torchkit.server.compensation import CompensatedServer, CompensationSettings
 from torchkit.server.decoder import Decoder
 from torchkit.server.fold import fold_batch_norms
 from torchkit.server.recogniser import Recogniser
-from torchkit.util.weights import load_state, load_weights_file, plain_state, save_weights_file
+from torchkit.util.container import Container
+from torchkit.util.weights import load_state, plain_state
 
-FORMAT = "proface-c server"
-FORMAT_VERSION = 1
+SERVER_FILE = Container("server file", "proface-c server")
 
 
 def save_server_file(
@@ -23,9 +22,6 @@ def save_server_file(
 ) -> None:
     """Write recogniser and compensation weights, and which client they understand; whole or not at all."""
     contents = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "written_by": f"torchkit {__version__}",
         "recogniser": server.recogniser.name,
         "channel_order": server.recogniser.channel_order,
         "backbone": plain_state(server.recogniser.backbone),
@@ -34,7 +30,7 @@ def save_server_file(
         "client_fingerprint": fingerprint.hex(),
         "feature_shapes": [list(shape) for shape in feature_shapes],
     }
-    save_weights_file(path, contents)
+    SERVER_FILE.write(path, contents)
 
 
 def load_server_file(path: Path) -> Decoder:
@@ -43,19 +39,13 @@ def load_server_file(path: Path) -> Decoder:
     Raises:
         FileNotFoundError, ValueError: missing, damaged or something else.
     """
-    contents = load_weights_file(path, "server file")
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        raise ValueError(f"{path} is no server file; `python -m torchkit.server export` writes one from a client file")
-    if contents.get("version") != FORMAT_VERSION:
-        raise ValueError(f"{path} has version {contents.get('version')}; this program reads version {FORMAT_VERSION}")
-    try:
+    contents = SERVER_FILE.read(path, "`python -m torchkit.server export` writes one from a client file")
+    with SERVER_FILE.parsing(path):
         recogniser = Recogniser(contents["recogniser"], contents["channel_order"])
         backbone, compensation = dict(contents["backbone"]), dict(contents["compensation"])
         shapes = [(int(c), int(h), int(w)) for c, h, w in contents["feature_shapes"]]
         settings = CompensationSettings(**contents.get("compensation_settings", {}))  # absent: as published
         fingerprint = bytes.fromhex(contents["client_fingerprint"])
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is a server file, but damaged: {error!r}") from error
     fold_batch_norms(recogniser.backbone)  # as they were when the file was written
     load_state(recogniser.backbone, backbone, str(path))
     server = CompensatedServer(recogniser, settings)

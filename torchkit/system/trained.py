@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from torchkit.server import load_recogniser
-from torchkit.system import ProFaceC, ServerReference, build_system, load_client_file
+from torchkit.system.client_file import build_system, load_client_file
+from torchkit.system.contents import ServerReference
+from torchkit.system.model import ProFaceC
 
-MODEL_ROOT = Path(__file__).resolve().parents[1] / "model"
+MODEL_ROOT = Path(__file__).resolve().parents[2] / "model"
 # Where a server's weights are looked for if neither the command nor the client file says.
 DEFAULT_CHECKPOINTS = {
     "ir_50": MODEL_ROOT / "adaface_ir50_webface4m.ckpt",

@@ -1,0 +1,30 @@
+"""The whole system, client and server as one network, and the files in which it is kept."""
+
+from torchkit.system.client_file import (
+    build_system,
+    load_client_file,
+    restore_client,
+    save_client_file,
+    save_phone_file,
+)
+from torchkit.system.contents import ClientFile, ServerReference
+from torchkit.system.model import ProFaceC
+from torchkit.system.server_file import load_server_file, save_server_file
+from torchkit.system.trained import MODEL_ROOT, find_checkpoint, find_server, load_system
+
+__all__ = [
+    "MODEL_ROOT",
+    "ClientFile",
+    "ProFaceC",
+    "ServerReference",
+    "build_system",
+    "find_checkpoint",
+    "find_server",
+    "load_client_file",
+    "load_server_file",
+    "load_system",
+    "restore_client",
+    "save_client_file",
+    "save_phone_file",
+    "save_server_file",
+]
