@@ -259,15 +259,15 @@ def embed_rows(system: PublishedSystem, images: np.ndarray, seed: int) -> dict[s
     Returns:
         "clear", "obfuscated", "compensated" -> (N, D) float32, unit length.
     """
-    found: dict[str, list[Tensor]] = {"clear": [], "obfuscated": [], "compensated": []}
+    embeddings: dict[str, list[Tensor]] = {"clear": [], "obfuscated": [], "compensated": []}
     system.eval()
     for rows in _batches(images):
         clear = to_float(rows)
         obfuscated = torch.cat([evaluation_hybrid(row, seed) for row in rows])
-        found["clear"].append(system.embed(clear))
-        found["obfuscated"].append(system.embed(obfuscated))
-        found["compensated"].append(system(clear, obfuscated))
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+        embeddings["clear"].append(system.embed(clear))
+        embeddings["obfuscated"].append(system.embed(obfuscated))
+        embeddings["compensated"].append(system(clear, obfuscated))
+    return {name: torch.cat(parts).numpy() for name, parts in embeddings.items()}
 
 
 def _batches(images: np.ndarray) -> Iterator[np.ndarray]:

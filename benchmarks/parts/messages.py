@@ -1,37 +1,44 @@
-"""What a client and a server do a face besides the recogniser: the client network, encoding and decoding.
+"""Faces to messages and back: what a client and a server do beside running their networks.
 
-These parts have no published counterpart to be compared with: messages are timed beside NumPy's archive of the same
-content, and the client network in PyTorch beside ONNX Runtime.
+Messages have no published counterpart; they are timed beside NumPy's archive of the same content.
 """
 
 from __future__ import annotations
 
 import io
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
-from torchkit.client import Client, ClientSettings
+from benchmarks.harness import Comparison, Sizes, one_thread, require_close, unchecked
+from benchmarks.inputs import SEED, draw_images
 from torchkit.obfuscation import obfuscate
 from torchkit.payload import EncodedImage, Payload, TapFeatures, decode, encode
 
-SETTINGS = ClientSettings(
-    server_shapes=((64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7)),
-    bits=(2, 2, 2, 2),
-    pruned_channels=(0.5, 0.5, 0.5, 0.75),
-)
-"""A client of configs/faces.yaml's kind."""
+SHAPES = ((64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7))
+"""Of the features of a MobileFaceNet before a MobileFaceNet."""
+PRUNED_CHANNELS = (0.5, 0.5, 0.5, 0.75)
+BITS = 2
 ZERO_SHARE = 0.6
 """Of the codes: features of trained clients have about as many."""
-KEY_SEED = 7
 FINGERPRINT = bytes(16)
 
-Timer = Callable[[Callable[[], Any]], float]
+
+def encoding(_: Path, sizes: Sizes) -> Comparison:
+    messages = Messages(draw_images(sizes.images, SEED), SEED)
+    return Comparison(one_thread(messages.archive), one_thread(messages.encode), unchecked)
+
+
+def decoding(_: Path, sizes: Sizes) -> Comparison:
+    messages = Messages(draw_images(sizes.images, SEED), SEED)
+    return Comparison(one_thread(messages.read_archives), one_thread(messages.decode), _check_messages)
+
+
+def _check_messages(theirs: list[list[np.ndarray]], ours: list[list[np.ndarray]]) -> None:
+    for expected, decoded in zip(theirs, ours, strict=True):
+        equal = all(np.array_equal(a, b) for a, b in zip(expected, decoded, strict=True))
+        require_close("decoding: (0 equal, 1 not) images and features", float(not equal), 0)
 
 
 class Messages:
@@ -63,57 +70,32 @@ class Messages:
 
     def archive(self) -> list[bytes]:
         """What a first attempt would send: a PNG and float32 maps in a compressed NumPy archive."""
-        found = []
+        archives = []
         for image, taps in zip(self.obfuscated, self.taps, strict=True):
             buffer = io.BytesIO()
             png = cv2.imencode(".png", image[..., ::-1])[1]
             np.savez_compressed(buffer, png, *(tap.values() for tap in taps))
-            found.append(buffer.getvalue())
-        return found
+            archives.append(buffer.getvalue())
+        return archives
 
     def read_archives(self) -> list[list[np.ndarray]]:
         """Images and feature values out of the archives."""
-        found = []
+        decoded = []
         for data in self.archives:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 png, *maps = (archive[name] for name in archive.files)
             image = cv2.imdecode(png, cv2.IMREAD_COLOR)
             assert image is not None
-            found.append([image[..., ::-1], *maps])
-        return found
+            decoded.append([image[..., ::-1], *maps])
+        return decoded
 
 
 def draw_taps(rng: np.random.Generator) -> tuple[TapFeatures, ...]:
-    """Random 2-bit features of SETTINGS' shapes, of which ZERO_SHARE is zero."""
+    """Random features of SHAPES and BITS, of which ZERO_SHARE is zero."""
     rest = (1 - ZERO_SHARE) / 3
     taps = []
-    for shape, pruned in zip(SETTINGS.server_shapes, SETTINGS.pruned_channels, strict=True):
+    for shape, pruned in zip(SHAPES, PRUNED_CHANNELS, strict=True):
         kept = np.sort(rng.permutation(shape[0])[: round(shape[0] * (1 - pruned))])
         codes = rng.choice([-2, -1, 0, 1], (len(kept), *shape[1:]), p=[rest, rest, ZERO_SHARE, rest])
-        taps.append(TapFeatures(shape, kept, 2, 0.125, codes.astype(np.int8)))
+        taps.append(TapFeatures(shape, kept, BITS, 0.125, codes.astype(np.int8)))
     return tuple(taps)
-
-
-def client_latency(timer: Timer) -> dict[str, float]:
-    """Milliseconds of the client network for one face, in PyTorch and in ONNX Runtime, both on torch's threads.
-
-    Raises:
-        ValueError: the packages onnx and onnxruntime are missing.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError(f"the part `client` needs onnx and onnxruntime ({error}): pip install them") from error
-    from torchkit.client.onnx import INPUT, export_onnx
-
-    client = Client(SETTINGS, KEY_SEED).eval()
-    face = torch.randn(1, 3, 112, 112)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        export_onnx(client, Path(folder) / "client.onnx")
-        session = onnxruntime.InferenceSession(Path(folder) / "client.onnx", options)
-    with torch.inference_mode():
-        torch_ms = 1000 * timer(lambda: client(face))
-    onnx_ms = 1000 * timer(lambda: session.run(None, {INPUT: face.numpy()}))
-    return {"torch_ms": torch_ms, "onnxruntime_ms": onnx_ms, "ratio": torch_ms / onnx_ms}
