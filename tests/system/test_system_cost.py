@@ -11,9 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
-from torchkit.cost import SystemCost, system_cost
 from torchkit.server import Recogniser
-from torchkit.system import ProFaceC
+from torchkit.system import ProFaceC, SystemCost, system_cost
 from torchkit.util.cost import Cost, count_multiply_adds
 
 CLIENT_CHANNELS = (64, 128, 128, 512)

@@ -8,6 +8,7 @@ from torchkit.system.client_file import (
     save_phone_file,
 )
 from torchkit.system.contents import ClientFile, ServerReference
+from torchkit.system.cost import SystemCost, system_cost
 from torchkit.system.model import ProFaceC
 from torchkit.system.server_file import load_server_file, save_server_file
 from torchkit.system.trained import MODEL_ROOT, find_checkpoint, find_server, load_system
@@ -17,6 +18,7 @@ __all__ = [
     "ClientFile",
     "ProFaceC",
     "ServerReference",
+    "SystemCost",
     "build_system",
     "find_checkpoint",
     "find_server",
@@ -27,4 +29,5 @@ __all__ = [
     "save_client_file",
     "save_phone_file",
     "save_server_file",
+    "system_cost",
 ]

@@ -14,12 +14,11 @@ from torchkit.client import Client, ClientSettings
 from torchkit.client.model import widen_input
 from torchkit.config import ClientConfig
 from torchkit.config.client import PruneConfig, QuantizeConfig
-from torchkit.cost import system_cost
 from torchkit.data.index import Index, read_index
 from torchkit.data.training_set import Sample, TrainingSet
 from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error
 from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
-from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file
+from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file, system_cost
 from torchkit.task.base import BaseTask
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
 from torchkit.util.distributed import gather, is_main

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from torchkit.system import ProFaceC
+from torchkit.system.model import ProFaceC
 from torchkit.util.cost import Cost, measure_cost
 from torchkit.util.pixels import INPUT_SIZE_PX, to_batch
 
