@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from torchkit.data.images import read_face
 from torchkit.data.index import Index, read_index
@@ -30,6 +30,26 @@ from torchkit.util.pixels import decode_image
 def index_of(folder: Path, text: str) -> Index:
     (folder / "train.txt").write_text(text)
     return read_index(folder, folder, "train")
+
+
+class ThreadCounts(Dataset[tuple[int, int]]):
+    """Tells how many threads its process uses: PyTorch's and OpenCV's."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        return torch.get_num_threads(), cv2.getNumThreads()
+
+
+def test_workers_use_one_thread_each() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        (counts,) = make_loader(ThreadCounts(), 1, torch.device("cpu"), batch_size=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert [count.tolist() for count in counts] == [[1, 1], [1, 1]]
 
 
 def test_index_gives_paths_and_labels(tmp_path: Path) -> None:

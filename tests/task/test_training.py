@@ -22,6 +22,7 @@ from conftest import TinySet
 import train as train_command
 from torchkit.backbone import get_model
 from torchkit.config import load_config
+from torchkit.head import load_full_state
 from torchkit.system import load_client_file
 from torchkit.task import TrainTask
 from torchkit.task.checkpoints import CheckpointFolder
@@ -333,6 +334,21 @@ def test_several_branches_have_a_head_each(experiment: Path, tiny_set: TinySet) 
     assert [tuple(head.weight.shape) for head in task.heads] == [(3, 512), (2, 512)]
     assert [head.scale for head in task.heads] == [64, 32]
     assert task.step == 4  # the larger need: 8 images, 2 a step
+
+
+def test_branch_of_weight_0_has_no_head(experiment: Path) -> None:
+    out = experiment.parent
+    TrainTask(load_config(experiment, ["NUM_EPOCH=1", "DATASETS.0.weight=0"])).run()
+    checkpoint = CheckpointFolder(out / "out" / "checkpoints").files()[0]
+    assert torch.load(checkpoint, weights_only=True)["modules"]["heads"] == {}
+    resumed = TrainTask(load_config(experiment, ["NUM_EPOCH=1", "DATASETS.0.weight=0"]), resume=True)
+    assert resumed.step == 3 and not list(resumed.heads.parameters())
+
+
+def test_checkpoint_with_a_head_of_weight_0_is_refused_with_the_remedy(experiment: Path) -> None:
+    task = TrainTask(load_config(experiment, ["DATASETS.0.weight=0"]))
+    with pytest.raises(ValueError, match=r"old\.pt holds a head for DATASETS\.0, .*BACKBONE_RESUME"):
+        load_full_state(task.heads, {"0.weight": torch.zeros(3, 512)}, "old.pt")
 
 
 def test_nan_stops_with_step_and_rate(experiment: Path) -> None:

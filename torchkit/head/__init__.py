@@ -1,7 +1,7 @@
 """Margin heads, by name."""
 
 from torchkit.head.adaface import AdaFace
-from torchkit.head.base import MarginHead
+from torchkit.head.base import MarginHead, NoHead
 from torchkit.head.cifp import CIFP
 from torchkit.head.curricularface import CurricularFace
 from torchkit.head.margin import ArcFace, CosFace, NormFace, PartialFC
@@ -27,6 +27,7 @@ __all__ = [
     "CosFace",
     "CurricularFace",
     "MarginHead",
+    "NoHead",
     "NormFace",
     "PartialFC",
     "Shard",

@@ -136,6 +136,10 @@ class MarginHead(nn.Module):
         return Batch(embeddings.norm(dim=1), units, centres, _cosines(units, centres), columns)
 
 
+class NoHead(nn.Module):
+    """Stands for the head of a branch whose loss has weight 0: nothing is built, trained or kept."""
+
+
 def _cosines(units: Tensor, centres: Tensor) -> Tensor:
     return F.linear(units, centres).clamp(-1, 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchkit.head.base import MarginHead
+from torchkit.head.base import MarginHead, NoHead
 from torchkit.util.weights import load_state
 
 
@@ -26,8 +26,15 @@ def load_full_state(module: nn.Module, state: dict[str, Tensor], where: str) -> 
         where: how messages call the state's file.
 
     Raises:
-        ValueError: a missing, surplus or wrongly shaped entry, or one with values that are not finite.
+        ValueError: a missing, surplus or wrongly shaped entry, one with values that are not finite, or a head of a
+            branch that has none here.
     """
+    for name, part in module.named_modules():
+        if isinstance(part, NoHead) and any(key.startswith(f"{name}.") for key in state):
+            raise ValueError(
+                f"{where} holds a head for DATASETS.{name}, which has none at weight 0; go on with the version that "
+                "wrote it, or start from its weights instead with BACKBONE_RESUME"
+            )
     own = dict(state)
     for key, head in _heads_by_weight(module).items():
         if isinstance(rows := state.get(key), Tensor):

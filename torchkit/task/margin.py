@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from torchkit.config import EmbeddingConfig
-from torchkit.head import HEADS, WHOLE, MarginHead, Shard, load_full_state
+from torchkit.head import HEADS, WHOLE, MarginHead, NoHead, Shard, load_full_state
 from torchkit.loss import softmax_loss
 from torchkit.task.checkpoints import load_training_checkpoint
 from torchkit.util.distributed import gather, scale_gradient, world_size
@@ -17,15 +18,19 @@ from torchkit.util.distributed import gather, scale_gradient, world_size
 def make_heads(config: EmbeddingConfig, embedding_size: int, num_classes: Sequence[int]) -> nn.ModuleList:
     """A head for each of DATASETS with its number of identities; DIST_FC: with this process's part of them.
 
-    Their weights are fresh, or those of HEAD_RESUME.
+    Their weights are fresh, or those of HEAD_RESUME. A branch of weight 0 has no head.
     """
     shard, rate, path = head_shard(config), config.HEAD.SAMPLE_RATE, config.HEAD_RESUME
     heads = nn.ModuleList(
         HEADS[config.HEAD_NAME](embedding_size, classes, data.scale, data.margin, shard, rate)
+        if data.weight
+        else NoHead()
         for data, classes in zip(config.DATASETS, num_classes, strict=True)
     )
     if path is not None:
-        load_full_state(heads, load_training_checkpoint(path)["modules"]["heads"], f"HEAD_RESUME = {path}")
+        saved = load_training_checkpoint(path)["modules"]["heads"]
+        wanted = {key: rows for key, rows in saved.items() if config.DATASETS[int(key.partition(".")[0])].weight}
+        load_full_state(heads, wanted, f"HEAD_RESUME = {path}")
     return heads
 
 
@@ -62,11 +67,8 @@ def margin_loss(config: EmbeddingConfig, heads: nn.ModuleList, embeddings: Tenso
     return total
 
 
-def labels_over_branches(config: EmbeddingConfig, heads: nn.ModuleList, labels: Tensor) -> Tensor:
-    """(B,) labels that tell the identities of different branches apart."""
-    first, parts = 0, []
-    for head, label in zip(heads, labels.split(share_sizes(config)), strict=True):
-        assert isinstance(head, MarginHead)
-        parts.append(label + first)
-        first += head.num_classes
-    return torch.cat(parts)
+def labels_over_branches(config: EmbeddingConfig, num_classes: Sequence[int], labels: Tensor) -> Tensor:
+    """(B,) labels that tell the identities of different branches, so many in each, apart."""
+    firsts = [0, *accumulate(num_classes)][: len(num_classes)]
+    branches = zip(firsts, labels.split(share_sizes(config)), strict=True)
+    return torch.cat([label + first for first, label in branches])

@@ -57,7 +57,8 @@ class TrainTask(BaseTask):
         self.system.to(memory_format=torch.channels_last)
         self.compensated = torch.compile(self._compensated) if config.COMPILE else self._compensated
         self._start_from_client()
-        self.heads = make_heads(config, recogniser.embedding_size, [index.num_classes for index in indices])
+        self.num_classes = [index.num_classes for index in indices]
+        self.heads = make_heads(config, recogniser.embedding_size, self.num_classes)
         self.heads.to(self.device)
         quality = config.CLIENT.IMAGE_QUALITY
         self.load_from(TrainingSet(indices, config.OBFUSCATION, config.SEED, quality, config.CAMERA), indices)
@@ -83,7 +84,7 @@ class TrainTask(BaseTask):
             losses["map_error"] = map_error(maps, target_maps)
             total = total + settings.MAP_WEIGHT * losses["map_error"]
         if settings.DDL_WEIGHT:
-            everyone = labels_over_branches(self.config, self.heads, labels)
+            everyone = labels_over_branches(self.config, self.num_classes, labels)
             losses["ddl"] = distribution_distillation(gather(embeddings), gather(target), gather(everyone))
             total = total + settings.DDL_WEIGHT * losses["ddl"]
         return {"loss": total, **losses}
