@@ -46,9 +46,7 @@ def test_penalty_is_the_best_one_for_the_last_fifth(noise: float) -> None:
     known = features[:80].numpy(), embeddings[:80].numpy()
     scores = {}
     for relative in RELATIVE_PENALTIES:
-        mapped = (
-            Ridge(alpha=relative * spread).fit(features[:80].numpy(), embeddings[:80].numpy()).predict(features[80:])
-        )
+        mapped = Ridge(alpha=relative * spread).fit(*known).predict(features[80:].numpy())
         scores[relative] = F.cosine_similarity(torch.from_numpy(mapped), embeddings[80:]).mean().item()
     best = max(scores, key=lambda relative: scores[relative])
     expected = Ridge(alpha=best * spread).fit(features.numpy(), embeddings.numpy())
