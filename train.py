@@ -10,7 +10,7 @@
 train.yaml explains every key with its unit. MODEL_ROOT receives client.pth (what validation/val_main.py takes), a
 client file after each of SAVE_EPOCHS, client_best.pth and validation.json if VALIDATION asks for them, checkpoints/,
 the resolved config.yaml and provenance.json; LOG_ROOT the TensorBoard curves; LOGS train.log. Of a recogniser the files
-are called server.pth (what SERVER.CHECKPOINT and validation/server_main.py take), and so on.
+are called recogniser.pth (what SERVER.CHECKPOINT and validation/server_main.py take), and so on.
 """
 
 from __future__ import annotations

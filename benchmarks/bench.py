@@ -51,14 +51,14 @@ from benchmarks.parts.shuffle import shuffle
 from benchmarks.parts.training import training_step
 from benchmarks.parts.verification import FOLDS, metrics, validation
 from benchmarks.report import format_report, summarise
-from torchkit.server import RECOGNISERS
+from torchkit.backbone import NETWORKS
 from torchkit.util.cli import CommandParser, integer_from, run_command
 from torchkit.util.device import computes_bf16
 from torchkit.util.files import atomic_write_text
 from torchkit.util.provenance import provenance
 from validation.config import ROOT
 
-SERVERS = sorted(set(RECOGNISERS) - {"dlib_resnet"})  # whose weights are no torch file
+SERVERS = sorted(set(NETWORKS) - {"dlib_resnet"})  # whose weights are no torch file
 DEFAULT_OUT = ROOT / "benchmarks" / "out" / "bench.json"  # git ignores the folder
 
 COMPARISONS: dict[str, Callable[[Path, Sizes], Comparison]] = {

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from torchkit.backbone import BACKBONES, Backbone
+from torchkit.backbone import NETWORKS, Backbone, Network
 from torchkit.backbone.mobilefacenet import ConvBlock
 from torchkit.config import load_config
-from torchkit.server import RECOGNISERS
-from torchkit.server.recogniser import RecogniserKind
 from torchkit.task import BaseTask, ServerTask, TrainTask
 from torchkit.task.hooks import Hook, TrainingRun
 from torchkit.task.parallel import Gradients, broadcast_state
@@ -52,12 +50,11 @@ class Tiny(Backbone):
 @contextlib.contextmanager
 def with_tiny() -> Iterator[None]:
     """The toolkit knows the network "tiny"."""
-    BACKBONES["tiny"] = Tiny
-    RECOGNISERS["tiny"] = RecogniserKind("rgb", "these tests")
+    NETWORKS["tiny"] = Network(Tiny, "these tests", "rgb")
     try:
         yield
     finally:
-        del BACKBONES["tiny"], RECOGNISERS["tiny"]
+        del NETWORKS["tiny"]
 
 
 TASKS: dict[str, type[BaseTask]] = {"client": TrainTask, "server": ServerTask}

@@ -1,6 +1,6 @@
 """Report the verification accuracy of a recogniser on clear faces, without a client.
 
-    python validation/server_main.py --server mobilefacenet --server-checkpoint runs/server/server.pth --datasets lfw
+    python validation/server_main.py --server mobilefacenet --server-checkpoint runs/server/recogniser.pth
     python validation/server_main.py --server ir_50 --server-checkpoint model/adaface_ir50_webface4m.ckpt
 
 What a client can bring back at most: run it on a server before clients are trained for it, and on what

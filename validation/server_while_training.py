@@ -29,7 +29,7 @@ class ServerValidationHook(Hook):
     """Validates every VALIDATION.EVERY_EPOCHS epochs, on one process.
 
     Writes the accuracies to TensorBoard and to MODEL_ROOT/validation.json, and the recogniser whose mean over the sets
-    is best to MODEL_ROOT/server_best.pth. A resumed run goes on in the same file. The run itself does not notice.
+    is best to MODEL_ROOT/recogniser_best.pth. A resumed run goes on in the same file. The run itself does not notice.
 
     Raises:
         FileNotFoundError, ValueError: at once, when a set is missing or VAL_DATA_ROOT is not given.
@@ -51,7 +51,7 @@ class ServerValidationHook(Hook):
         earlier = {epoch: known for epoch, known in read_accuracies(self.file).items() if epoch < task.epoch}
         mean = fmean(accuracies.values())
         if all(mean > fmean(known.values()) for known in earlier.values()):
-            task.save_server("server_best.pth")
+            task.save_recogniser("recogniser_best.pth")
         write_accuracies(self.file, {**earlier, task.epoch: accuracies})
         task.log_scalars({f"validation/{name}/clear": value for name, value in accuracies.items()})
         logger.info("validation after epoch %d: %.2f %%", task.epoch, 100 * mean)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkit.backbone import BACKBONES, Backbone, get_model
+from torchkit.backbone import NETWORKS, Backbone, get_model
 from torchkit.backbone.ir import IR, SqueezeExcitation, Unit
 from torchkit.backbone.mobilefacenet import DepthWise
 
@@ -150,8 +150,8 @@ def test_tap_shapes(name: str, shapes: list[tuple[int, int, int]]) -> None:
 
 
 def test_every_backbone_is_covered_here() -> None:
-    elsewhere = {name for name in BACKBONES if name.startswith("iresnet_")}  # tests/test_iresnet.py
-    assert set(BACKBONES) - elsewhere == set(UNITS) | {"mobilefacenet", "dlib_resnet"}
+    elsewhere = {name for name in NETWORKS if name.startswith("iresnet_")}  # tests/test_iresnet.py
+    assert set(NETWORKS) - elsewhere == set(UNITS) | {"mobilefacenet", "dlib_resnet"}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -283,7 +283,7 @@ def test_case_of_a_name_does_not_matter(name: str) -> None:
 def test_unknown_name_lists_the_known_and_the_nearest() -> None:
     with pytest.raises(ValueError, match="'ir_5O'; did you mean 'ir_50'") as error:
         get_model("ir_5O")
-    assert all(name in str(error.value) for name in BACKBONES)
+    assert all(name in str(error.value) for name in NETWORKS)
 
 
 def test_unknown_name_without_a_near_one_lists_the_known() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from torchkit.backbone import get_model
 from torchkit.backbone.iresnet import IResNet
+from torchkit.backbone.recogniser_file import read_recogniser_weights
 from torchkit.server import load_recogniser
 from torchkit.server.fold import fold_batch_norms
-from torchkit.server.recogniser_file import read_recogniser_weights
 
 State = dict[str, Tensor]
 UNITS = {

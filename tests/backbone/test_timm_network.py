@@ -17,12 +17,12 @@ from conftest import TinySet
 from torch import nn
 
 from torchkit.backbone import Shape, canonical_name, get_model
+from torchkit.backbone.recogniser_file import save_recogniser_file
 from torchkit.client import Client, ClientSettings
 from torchkit.client.onnx import INPUT, export_onnx
 from torchkit.config import load_config
 from torchkit.server import CompensatedServer, Recogniser, load_recogniser
 from torchkit.server.fold import fold_batch_norms
-from torchkit.server.recogniser_file import save_recogniser_file
 from torchkit.system import load_client_file, restore_client
 from torchkit.task import TrainTask
 

@@ -302,18 +302,23 @@ def test_checkpoint_is_where_the_client_file_says_or_under_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torchkit.system.trained.MODEL_ROOT", tmp_path / "model")
-    monkeypatch.setattr("torchkit.system.trained.DEFAULT_CHECKPOINTS", {"ir_50": tmp_path / "model/default.ckpt"})
     reference = ServerReference("ir_50", tmp_path / "trained/mine.ckpt")
     for folder in ("trained", "model"):
         (tmp_path / folder).mkdir()
-    with pytest.raises(FileNotFoundError, match=r"looked at .*trained/mine\.ckpt, .*model/mine\.ckpt, .*default\.ckpt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"looked at .*trained/mine\.ckpt, .*model/mine\.ckpt, .*adaface_ir50_webface4m\.ckpt"
+    ):
         find_checkpoint(reference, "ir_50")
-    for place in ("model/default.ckpt", "model/mine.ckpt", "trained/mine.ckpt"):  # each before the one before it
+    for place in (
+        "model/adaface_ir50_webface4m.ckpt",
+        "model/mine.ckpt",
+        "trained/mine.ckpt",
+    ):  # each before the one before it
         (tmp_path / place).touch()
         assert find_checkpoint(reference, "ir_50") == tmp_path / place
     with pytest.raises(FileNotFoundError, match="looked at nowhere"):  # another server than the file's
         find_checkpoint(reference, "ir_18")
-    assert find_checkpoint(ServerReference(None, None), "ir_50") == tmp_path / "model/default.ckpt"
+    assert find_checkpoint(ServerReference(None, None), "ir_50") == tmp_path / "model/adaface_ir50_webface4m.ckpt"
 
 
 def test_weights_are_looked_for_in_the_projects_folder() -> None:

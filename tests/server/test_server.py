@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkit.backbone import BACKBONES, get_model
+from torchkit.backbone import NETWORKS, get_model
 from torchkit.client import Client, ClientSettings
 from torchkit.server import (
-    RECOGNISERS,
     CompensatedServer,
     Compensation,
     CompensationSettings,
@@ -93,7 +92,7 @@ def test_auto_takes_the_order_of_the_published_weights() -> None:
         "dlib_resnet": "rgb",
         "ir_18": "bgr",
     }
-    assert all(kind.channel_order == "bgr" for name, kind in RECOGNISERS.items() if name.startswith("ir_"))
+    assert all(kind.channel_order == "bgr" for name, kind in NETWORKS.items() if name.startswith("ir_"))
 
 
 def test_unknown_order_is_an_error() -> None:
@@ -267,14 +266,10 @@ def test_trained_modules_hold_all_that_learns() -> None:
 # Loading
 
 
-def test_every_recogniser_is_a_backbone() -> None:
-    assert set(RECOGNISERS) == set(BACKBONES)
-
-
 def test_unknown_name_lists_the_known_and_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'ir_1O1'; did you mean 'ir_101'") as error:
         load_recogniser("ir_1O1", tmp_path / "weights.pth")
-    assert all(name in str(error.value) for name in RECOGNISERS)
+    assert all(name in str(error.value) for name in NETWORKS)
 
 
 def test_missing_checkpoint_says_where_to_get_it_and_what_to_change(tmp_path: Path) -> None:

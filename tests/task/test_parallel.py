@@ -202,7 +202,7 @@ def test_client_files_hold_the_same(runs: Path) -> None:
 
 def test_a_recogniser_trains_in_two_processes(runs: Path) -> None:
     same_curves(curve(runs / "server_2"), curve(runs / "server_1"))
-    one, two = (torch.load(runs / f"server_{count}" / "server.pth", weights_only=True) for count in (1, 2))
+    one, two = (torch.load(runs / f"server_{count}" / "recogniser.pth", weights_only=True) for count in (1, 2))
     compare(two, one)
 
 

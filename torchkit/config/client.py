@@ -32,7 +32,7 @@ class ServerConfig(Group):
     """The frozen recogniser."""
 
     NAME: str = "ir_101"
-    """A key of torchkit.server.RECOGNISERS."""
+    """A key of torchkit.backbone.NETWORKS."""
     CHECKPOINT: ConfigPath = Path("model/adaface_ir101_webface12m.ckpt")
     """Its weights."""
     CHANNEL_ORDER: Literal["auto", ChannelOrder] = "auto"

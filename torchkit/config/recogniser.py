@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from torchkit.backbone import find_network
 from torchkit.config.schema import EmbeddingConfig
 from torchkit.util.pixels import ChannelOrder
 from torchkit.util.settings import Group
@@ -27,9 +28,9 @@ class RecogniserConfig(EmbeddingConfig):
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
-        if self.BACKBONE_NAME == "dlib_resnet":
+        if not find_network(self.BACKBONE_NAME).is_trainable:
             raise ValueError(
-                "BACKBONE_NAME = dlib_resnet with TASK: server: its batch norms are folded away, so that it can be "
-                "used but not trained; train another network, e.g. MobileFaceNet or IR_18"
+                f"BACKBONE_NAME = {self.BACKBONE_NAME} with TASK: server: its batch norms are folded away, so that it "
+                "can be used but not trained; train another network, e.g. MobileFaceNet or IR_18"
             )
         return self

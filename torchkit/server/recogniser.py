@@ -1,79 +1,23 @@
-"""Pre-trained recognisers: which there are, how their weights are read, what they are fed. Always frozen."""
+"""Pre-trained recognisers, always frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkit.backbone import NUM_TAPS, TIMM_PREFIX, canonical_name, get_model
-from torchkit.backbone.dlib_resnet import read_dlib_weights
+from torchkit.backbone import NUM_TAPS, canonical_name, find_network, get_model
 from torchkit.server.fold import fold_batch_norms
-from torchkit.server.recogniser_file import RecogniserWeights, read_recogniser_weights
 from torchkit.util.pixels import CHANNEL_ORDERS, network_input
 from torchkit.util.weights import load_state
-
-
-@dataclass(frozen=True)
-class RecogniserKind:
-    """How the weights of a recogniser are read and what they expect."""
-
-    channel_order: str
-    """Colour order that the published weights were trained with."""
-    source: str
-    """Whose weights they are."""
-    read: Callable[[Path], RecogniserWeights] = read_recogniser_weights
-
-    def read_weights(self, path: Path) -> dict[str, Tensor]:
-        """The state dict alone."""
-        return self.read(path).state
-
-
-def _read_dlib(path: Path) -> RecogniserWeights:
-    return RecogniserWeights(read_dlib_weights(path))
-
-
-class _Kinds(dict[str, RecogniserKind]):
-    """By name; timm's networks, which are too many to list, are read like all others that were trained here."""
-
-    def __missing__(self, name: str) -> RecogniserKind:
-        if name.startswith(TIMM_PREFIX):
-            return RecogniserKind("rgb", "train.py")
-        raise KeyError(name)
-
-
-_ADAFACE = RecogniserKind("bgr", "AdaFace")
-# arcface_torch's loader decodes to RGB, and its inference converts what OpenCV reads.
-_INSIGHTFACE = RecogniserKind("rgb", "InsightFace")
-RECOGNISERS: dict[str, RecogniserKind] = _Kinds(
-    {
-        "ir_18": _ADAFACE,
-        "ir_34": _ADAFACE,
-        "ir_50": _ADAFACE,
-        "ir_101": _ADAFACE,
-        "ir_152": _ADAFACE,
-        "ir_200": _ADAFACE,
-        "ir_se_50": _ADAFACE,
-        "ir_se_101": _ADAFACE,
-        "mobilefacenet": RecogniserKind("bgr", "TFace"),
-        "iresnet_18": _INSIGHTFACE,
-        "iresnet_34": _INSIGHTFACE,
-        "iresnet_50": _INSIGHTFACE,
-        "iresnet_100": _INSIGHTFACE,
-        "iresnet_200": _INSIGHTFACE,
-        "dlib_resnet": RecogniserKind("rgb", "dlib", _read_dlib),
-    }
-)
 
 
 class Recogniser(nn.Module):
     """A frozen face network that turns images into unit embeddings.
 
     Args:
-        name: a key of `RECOGNISERS`, or "timm/NAME".
+        name: a key of torchkit.backbone.NETWORKS, or "timm/NAME".
         channel_order: "rgb", "bgr", or "auto" for that of the published weights.
 
     Shape: (B, 3, 112, 112) uint8 RGB -> (B, D), unit length.
@@ -82,7 +26,7 @@ class Recogniser(nn.Module):
     def __init__(self, name: str, channel_order: str = "auto") -> None:
         super().__init__()
         self.name = canonical_name(name)
-        self.channel_order = RECOGNISERS[self.name].channel_order if channel_order == "auto" else channel_order
+        self.channel_order = find_network(self.name).channel_order if channel_order == "auto" else channel_order
         if self.channel_order not in CHANNEL_ORDERS:
             raise ValueError(f"channel order {channel_order!r}: allowed are auto, {', '.join(CHANNEL_ORDERS)}")
         self.backbone = get_model(self.name)
@@ -114,7 +58,7 @@ def load_recogniser(name: str, checkpoint: Path, channel_order: str = "auto") ->
     """A recogniser with its weights.
 
     Args:
-        name: a key of `RECOGNISERS`, or "timm/NAME".
+        name: a key of torchkit.backbone.NETWORKS, or "timm/NAME".
         checkpoint: its weights.
         channel_order: "rgb", "bgr", or "auto" for what the file says, else that of the published weights.
 
@@ -128,7 +72,7 @@ def load_recogniser(name: str, checkpoint: Path, channel_order: str = "auto") ->
             f"server checkpoint not found: {checkpoint}; model/README.md says where to get the weights of "
             f"{recogniser.name}, or give another with SERVER.CHECKPOINT (training) or --server-checkpoint (validation)"
         )
-    weights = RECOGNISERS[recogniser.name].read(checkpoint)
+    weights = find_network(recogniser.name).read(checkpoint)
     if weights.network not in (None, recogniser.name):
         raise ValueError(
             f"server checkpoint {checkpoint} is of {weights.network}, but {recogniser.name} is asked for; "

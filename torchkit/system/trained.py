@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torchkit.backbone import find_network
 from torchkit.server import load_recogniser
 from torchkit.system.client_file import build_system, load_client_file
 from torchkit.system.contents import ServerReference
 from torchkit.system.model import ProFaceC
 
 MODEL_ROOT = Path(__file__).resolve().parents[2] / "model"
-# Where a server's weights are looked for if neither the command nor the client file says.
-DEFAULT_CHECKPOINTS = {
-    "ir_50": MODEL_ROOT / "adaface_ir50_webface4m.ckpt",
-    "ir_101": MODEL_ROOT / "adaface_ir101_webface12m.ckpt",
-}
 # The server that published client weights were trained with; their files do not say.
 PUBLISHED_SERVER = "ir_101"
 
@@ -58,8 +54,9 @@ def find_checkpoint(reference: ServerReference, server: str) -> Path:
     places = []
     if reference.checkpoint is not None and server == reference.name:
         places += [reference.checkpoint, MODEL_ROOT / reference.checkpoint.name]
-    if server in DEFAULT_CHECKPOINTS:
-        places.append(DEFAULT_CHECKPOINTS[server])
+    default_checkpoint = find_network(server).default_checkpoint
+    if default_checkpoint is not None:
+        places.append(MODEL_ROOT / default_checkpoint)
     for place in places:
         if place.is_file():
             return place

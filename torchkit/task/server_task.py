@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkit.backbone import get_model
+from torchkit.backbone import find_network, get_model
+from torchkit.backbone.recogniser_file import save_recogniser_file
 from torchkit.config import RecogniserConfig
 from torchkit.data.index import Index, read_index
 from torchkit.data.recognition_set import ClearSample, RecognitionSet
-from torchkit.server import RECOGNISERS
-from torchkit.server.recogniser_file import save_recogniser_file
 from torchkit.task.base import BaseTask
 from torchkit.task.margin import make_heads, margin_loss
 from torchkit.util.pixels import network_input
@@ -36,7 +35,7 @@ class ServerTask(BaseTask):
         self.backbone = get_model(config.BACKBONE_NAME).to(self.device).to(memory_format=torch.channels_last)
         _check_embedding_size(config, self.backbone.embedding_size)
         order = config.SERVER.CHANNEL_ORDER
-        self.channel_order = RECOGNISERS[config.BACKBONE_NAME].channel_order if order == "auto" else order
+        self.channel_order = find_network(config.BACKBONE_NAME).channel_order if order == "auto" else order
         self.network = torch.compile(self.backbone) if config.COMPILE else self.backbone
         self.heads = make_heads(config, self.backbone.embedding_size, [index.num_classes for index in indices])
         self.heads.to(self.device)
@@ -59,13 +58,13 @@ class ServerTask(BaseTask):
         return F.normalize(self.backbone(network_input(images, self.channel_order)).float())
 
     def export(self, epoch: int | None) -> None:
-        self.save_server("server.pth" if epoch is None else f"server_epoch_{epoch:03d}.pth")
+        self.save_recogniser("recogniser.pth" if epoch is None else f"recogniser_epoch_{epoch:03d}.pth")
         if epoch is None:
-            name, path = self.config.BACKBONE_NAME, self.config.MODEL_ROOT / "server.pth"
+            name, path = self.config.BACKBONE_NAME, self.config.MODEL_ROOT / "recogniser.pth"
             logger.info("as the server of a client: python train.py SERVER.NAME=%s SERVER.CHECKPOINT=%s", name, path)
             logger.info("its accuracy: python validation/server_main.py --server %s --server-checkpoint %s", name, path)
 
-    def save_server(self, name: str) -> None:
+    def save_recogniser(self, name: str) -> None:
         """Write the recogniser as it is now to MODEL_ROOT/name."""
         path = self.config.MODEL_ROOT / name
         save_recogniser_file(path, self.config.BACKBONE_NAME, self.backbone, self.channel_order, self.step)
@@ -74,7 +73,7 @@ class ServerTask(BaseTask):
     def _start_from_weights(self) -> None:
         path = self.config.BACKBONE_RESUME
         if path is not None:
-            weights = RECOGNISERS[self.config.BACKBONE_NAME].read_weights(path)
+            weights = find_network(self.config.BACKBONE_NAME).read_weights(path)
             load_state(self.backbone, weights, f"BACKBONE_RESUME = {path}")
 
     def _describe(self, indices: list[Index]) -> None:

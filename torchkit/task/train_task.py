@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkit.backbone import get_model
+from torchkit.backbone import find_network, get_model
 from torchkit.client import Client, ClientSettings
 from torchkit.client.model import widen_input
 from torchkit.config import ClientConfig
@@ -17,7 +17,7 @@ from torchkit.config.client import PruneConfig, QuantizeConfig
 from torchkit.data.index import Index, read_index
 from torchkit.data.training_set import Sample, TrainingSet
 from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error
-from torchkit.server import RECOGNISERS, Recogniser, load_recogniser
+from torchkit.server import Recogniser, load_recogniser
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file, system_cost
 from torchkit.task.base import BaseTask
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
@@ -181,7 +181,7 @@ def _copy_backbone(path: Path, client: Client) -> None:
     """Start the client's backbone from the weights of a whole network of the same kind."""
     where = f"CLIENT.INIT = {path}"
     donor = get_model(client.settings.backbone)
-    load_state(donor, RECOGNISERS[client.settings.backbone].read_weights(path), where)
+    load_state(donor, find_network(client.settings.backbone).read_weights(path), where)
     if client.settings.input == "both":
         widen_input(donor)
     client.backbone.load_state_dict({key: donor.state_dict()[key] for key in client.backbone.state_dict()})

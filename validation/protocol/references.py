@@ -54,7 +54,7 @@ def find_reference(recogniser: str, weights: Path) -> Reference | None:
     where it does not, or where nothing was published.
 
     Args:
-        recogniser: key of `torchkit.server.RECOGNISERS`.
+        recogniser: key of `torchkit.backbone.NETWORKS`.
         weights: its checkpoint.
     """
     name = weights.name.lower()

@@ -29,7 +29,7 @@ class RecogniserWeights:
 
     state: dict[str, Tensor]
     network: str | None = None
-    """Key of RECOGNISERS; None: the file does not say."""
+    """Key of NETWORKS; None: the file does not say."""
     channel_order: str | None = None
     """Colour order that the weights were trained with; None: the file does not say."""
 
