@@ -101,7 +101,11 @@ def onnx_latency_ms(network: nn.Module, *inputs: Any) -> float | None:
         return None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as error:  # e.g. a convolution in float64
+        logger.info("no latency in ONNX Runtime: %s", error)
+        return None
     used: dict[str, np.ndarray] = {node.name: arrays[node.name] for node in session.get_inputs()}
     return latency_ms(lambda: session.run(None, used))
 
