@@ -4,7 +4,7 @@
 # make test     the test suite, without what takes minutes
 # make slow     the rest of it
 # make bench    speed beside a plain baseline, as ratios: benchmarks/out/bench.json
-# make check    ruff, mypy, all tests: what CI runs
+# make check    ruff, mypy, the order of the packages, all tests: what CI runs
 # make clean    remove the environment and the demo's data and results
 #
 # Each command first creates .venv and installs what it needs. PYTHON=python3.12 picks another Python.
@@ -46,6 +46,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 check: lint test slow
 
