@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchkit.backbone import NETWORKS, Backbone, get_model
 from torchkit.backbone.ir import IR, SqueezeExcitation, Unit
 from torchkit.backbone.mobilefacenet import DepthWise
+from torchkit.util.cost import count_multiply_adds
 
 Layout = dict[str, tuple[int, ...]]
 UNITS = {
@@ -151,7 +152,7 @@ def test_tap_shapes(name: str, shapes: list[tuple[int, int, int]]) -> None:
 
 def test_every_backbone_is_covered_here() -> None:
     elsewhere = {name for name in NETWORKS if name.startswith("iresnet_")}  # tests/test_iresnet.py
-    assert set(NETWORKS) - elsewhere == set(UNITS) | {"mobilefacenet", "dlib_resnet"}
+    assert set(NETWORKS) - elsewhere == set(UNITS) | {"mobilefacenet", "dlib_resnet", "strided_encoder"}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -313,3 +314,12 @@ def naive_batch_norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
 
 def naive_prelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x > 0, x, slope.view(1, -1, 1, 1) * x)
+
+
+def test_strided_encoder_is_light_up_to_its_first_tap() -> None:
+    """5x5, 3x3 and 3x3 convolutions at strides 2, 4 and 8: 3,763,200 + 5,419,008 + 8,128,512 multiply-adds."""
+    network = get_model("strided_encoder").eval()
+    assert network.tap_shapes() == [(96, 14, 14), (128, 7, 7), (128, 7, 7), (512, 7, 7)]
+    expected = 56**2 * 16 * 3 * 25 + 28**2 * 48 * 16 * 9 + 14**2 * 96 * 48 * 9
+    assert count_multiply_adds(lambda x: network.taps(x, 1), torch.zeros(1, 3, 112, 112)) == expected
+    assert network(torch.zeros(2, 3, 112, 112)).shape == (2, 512)

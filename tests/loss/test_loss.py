@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchkit.loss import DISTILLATIONS, cosine_distance, map_error, mean_squared_error
+from torchkit.loss import DISTILLATIONS, cosine_distance, map_error, mean_squared_error, weighted_map_error
 
 
 def unit_vectors(batch: int, size: int, seed: int) -> Tensor:
@@ -76,6 +76,15 @@ def test_map_error_is_the_mean_of_the_relative_squared_errors() -> None:
     for m, t in ((m.double().numpy(), t.double().numpy()) for m, t in zip(maps, targets, strict=True)):
         errors.append(np.sum((m - t) ** 2) / np.sum((t - t.mean()) ** 2))
     assert map_error(maps, targets).item() == pytest.approx(np.mean(errors), rel=1e-3)
+
+
+def test_weighted_map_error_is_the_mean_over_taps_and_images_of_weighted_sums() -> None:
+    maps, targets = random_maps(0), random_maps(1)
+    weights = [torch.rand(t.shape[1:]) for t in targets]
+    errors = []
+    for m, t, w in zip(maps, targets, weights, strict=True):
+        errors.append(np.mean([np.sum((m[i] - t[i]).numpy() ** 2 * w.numpy()) for i in range(len(m))]))
+    assert weighted_map_error(maps, targets, weights).item() == pytest.approx(np.mean(errors), rel=1e-4)
 
 
 def test_map_error_ends() -> None:

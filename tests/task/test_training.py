@@ -23,6 +23,7 @@ import train as train_command
 from torchkit.backbone import get_model
 from torchkit.config import load_config
 from torchkit.head import load_full_state
+from torchkit.loss import map_error, weighted_map_error
 from torchkit.system import load_client_file
 from torchkit.task import TrainTask
 from torchkit.task.checkpoints import CheckpointFolder
@@ -116,6 +117,40 @@ def test_loss_is_the_sum_of_its_named_terms(experiment: Path) -> None:
     assert losses["distillation"].item() == pytest.approx(cosine.item(), rel=1e-4)
     total = losses["margin_softmax"] + 3 * losses["distillation"] + 0.5 * losses["map_error"]
     assert losses["loss"].item() == pytest.approx(total.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "sensitivity"])
+def test_the_first_epochs_may_be_of_the_last_sent_map_alone(experiment: Path, weighting: str) -> None:
+    overrides = [
+        "DISTILLATION.MAP_WEIGHT=2", f"DISTILLATION.MAP_WEIGHTING={weighting}", "DISTILLATION.MAP_EPOCHS=1.4",
+        "PRUNE.CHANNELS=[1, 0, 1, 1]", "DATASETS.0.weight=0",
+    ]  # fmt: skip
+    task = TrainTask(load_config(experiment, overrides))
+    clear, obfuscated, _ = batch = next(iter(task.batches(0, 0)))
+    task.system.client.train()
+    losses = task.losses(batch)
+    maps = task.system.server.taps(obfuscated, task.system.features(clear, obfuscated))
+    targets = task.system.recogniser.forward_intermediates(clear)[0]
+    if weighting == "uniform":
+        error = map_error(maps[1:2], targets[1:2])
+    else:
+        assert task.sensitivities is not None
+        error = weighted_map_error(maps[1:2], targets[1:2], task.sensitivities[1:2])
+    assert losses["loss"].item() == pytest.approx(2 * error.item(), rel=1e-4)
+    task.step = 5  # 3 steps an epoch
+    assert "distillation" in task.losses(batch)
+
+
+def test_a_run_goes_from_the_map_to_the_embedding(experiment: Path) -> None:
+    overrides = ["DISTILLATION.MAP_WEIGHT=1", "DISTILLATION.MAP_EPOCHS=1", "NUM_EPOCH=2"]
+    TrainTask(load_config(experiment, overrides)).run()
+    log = (experiment.parent / "out" / "train.log").read_text()
+    assert "distillation" in log
+
+
+def test_a_maps_error_without_weight_is_refused(experiment: Path) -> None:
+    with pytest.raises(ValueError, match=r"MAP_EPOCHS = 1.* without MAP_WEIGHT: .* set MAP_WEIGHT to 1"):
+        load_config(experiment, ["DISTILLATION.MAP_EPOCHS=1"])
 
 
 def test_training_reduces_the_distillation_term(experiment: Path) -> None:

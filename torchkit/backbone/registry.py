@@ -16,6 +16,7 @@ from torchkit.backbone.ir import IR
 from torchkit.backbone.iresnet import IResNet
 from torchkit.backbone.mobilefacenet import MobileFaceNet
 from torchkit.backbone.recogniser_file import RecogniserWeights, read_recogniser_weights
+from torchkit.backbone.strided_encoder import StridedEncoder
 from torchkit.backbone.timm_network import PREFIX as TIMM_PREFIX
 from torchkit.backbone.timm_network import TimmNetwork, check_timm_name
 
@@ -71,6 +72,7 @@ NETWORKS: dict[str, Network] = {
     "iresnet_200": _insightface("iresnet_200"),
     # its batch norms are folded away
     "dlib_resnet": Network(DlibResNet, "dlib", "rgb", read=_read_dlib, is_trainable=False),
+    "strided_encoder": Network(StridedEncoder, "train.py", "rgb"),
 }
 """Beside these there are timm's networks, as "timm/NAME"."""
 

@@ -103,8 +103,20 @@ class DistillationConfig(Group):
     WEIGHT: NonNegative = 1.0
     MAP_WEIGHT: NonNegative = 0.0
     """Factor of the relative error of the server's maps at the taps."""
+    MAP_WEIGHTING: Literal["uniform", "sensitivity"] = "uniform"
+    """What a map's error counts. uniform: the same everywhere; sensitivity: by how much the embedding depends on it."""
+    MAP_EPOCHS: NonNegative = 0.0
+    """Epochs at the start, fractions too, that minimise the error of the map at the last tap that is sent and nothing
+    else; the server is run no further, which is several times as fast."""
     DDL_WEIGHT: NonNegative = 0.0
     """Factor of the distribution distillation loss; its positive part needs several images of an identity a batch."""
+
+    @model_validator(mode="after")
+    def _maps(self) -> Self:
+        for key, value in (("MAP_EPOCHS", self.MAP_EPOCHS), ("MAP_WEIGHTING", self.MAP_WEIGHTING)):
+            if value not in (0, "uniform") and self.MAP_WEIGHT == 0:
+                raise ValueError(f"{key} = {value} without MAP_WEIGHT: no error of a map counts; set MAP_WEIGHT to 1")
+        return self
 
 
 class ClientValidationConfig(ValidationConfig):

@@ -40,6 +40,20 @@ def map_error(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     return torch.stack(errors).mean()
 
 
+def weighted_map_error(maps: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Squared error of the server's maps, each value by its weight, summed over a map and averaged over the taps.
+
+    With the weights of `map_sensitivities` 0 is exact and 1 as bad as the mean map, in what it does to the embedding.
+
+    Shape: (B, C_i, H_i, W_i) a tap, twice, and (C_i, H_i, W_i) a tap -> ().
+    """
+    errors = [
+        ((m.float() - t.float()).square() * weight).sum() / len(m)
+        for m, t, weight in zip(maps, targets, weights, strict=True)
+    ]
+    return torch.stack(errors).mean()
+
+
 def _variance(values: Tensor) -> Tensor:
     """Unbiased variance of all processes' values, of which each has as many, ()."""
     processes = world_size()

@@ -108,16 +108,21 @@ class CompensatedServer(nn.Module):
         self.recogniser = recogniser
         self.compensation = Compensation(recogniser.backbone.tap_shapes(), settings)
 
-    def forward_intermediates(self, images: Tensor, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """The compensated maps (B, C_i, H_i, W_i) at the four taps, and the embedding (B, D), not normalised."""
+    def taps(self, images: Tensor, features: Sequence[Tensor], count: int = NUM_TAPS) -> list[Tensor]:
+        """The compensated maps (B, C_i, H_i, W_i) at the first `count` taps; no more is computed."""
         backbone = self.recogniser.backbone
         x = self.recogniser.prepare(images)
         maps = []
-        for tap in range(NUM_TAPS):
+        for tap in range(count):
             x = backbone.run_segment(tap, x)
             x = self.compensation(tap, x, aligned(backbone, tap, features[tap], x.shape[-2:]))
             maps.append(x)
-        return maps, backbone.run_segment(NUM_TAPS, x).float()
+        return maps
+
+    def forward_intermediates(self, images: Tensor, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The compensated maps (B, C_i, H_i, W_i) at the four taps, and the embedding (B, D), not normalised."""
+        maps = self.taps(images, features)
+        return maps, self.recogniser.backbone.run_segment(NUM_TAPS, maps[-1]).float()
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> Tensor:
         return F.normalize(self.forward_intermediates(images, features)[1])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,16 +18,21 @@ from torchkit.config import ClientConfig
 from torchkit.config.client import PruneConfig, QuantizeConfig
 from torchkit.data.index import Index, read_index
 from torchkit.data.training_set import Sample, TrainingSet
-from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error
+from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error, weighted_map_error
 from torchkit.server import Recogniser, load_recogniser
+from torchkit.server.sensitivity import map_sensitivities
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file, system_cost
 from torchkit.task.base import BaseTask
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
 from torchkit.util.distributed import gather, is_main
+from torchkit.util.pixels import to_batch
 from torchkit.util.weights import load_state
 
 logger = logging.getLogger("torchkit")
 
+SENSITIVITY_IMAGES = 256
+"""Training images from which the sensitivities of the maps are estimated."""
+SENSITIVITY_BATCH = 32
 COMPRESSION = ("pruners.", "quantisers.")
 """How the names of a client's compression begin in its state."""
 
@@ -34,7 +41,8 @@ class TrainTask(BaseTask):
     """Minimises  sum_b weight_b * softmax_b(head_b(e))  +  WEIGHT * d(e, e_clear)  +  MAP_WEIGHT * map_error.
 
     e is the server's embedding of the obfuscated image compensated with the client's features, e_clear its
-    embedding of the clear image, b runs over DATASETS.
+    embedding of the clear image, b runs over DATASETS. For the first MAP_EPOCHS epochs it minimises the error of the
+    map at the last tap that is sent, alone.
 
     Args:
         config: the experiment.
@@ -57,6 +65,7 @@ class TrainTask(BaseTask):
         self.system.to(memory_format=torch.channels_last)
         self.compensated = torch.compile(self._compensated) if config.COMPILE else self._compensated
         self._start_from_client()
+        self.sensitivities = self._sensitivities(indices[0])
         self.num_classes = [index.num_classes for index in indices]
         self.heads = make_heads(config, recogniser.embedding_size, self.num_classes)
         self.heads.to(self.device)
@@ -71,6 +80,8 @@ class TrainTask(BaseTask):
         self.system.client.set_progress(self._progress(self.config.PRUNE), self._progress(self.config.QUANTIZE))
         clear, obfuscated, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         settings = self.config.DISTILLATION
+        if self._epochs_done < settings.MAP_EPOCHS:
+            return self._map_losses(clear, obfuscated)
         with torch.no_grad():
             target_maps, target = self.system.recogniser.forward_intermediates(clear)  # (B, C_i, H_i, W_i), (B, D)
             target = F.normalize(target)
@@ -81,13 +92,37 @@ class TrainTask(BaseTask):
         losses = {"margin_softmax": margin, "distillation": distillation}
         total = margin + settings.WEIGHT * distillation
         if settings.MAP_WEIGHT:
-            losses["map_error"] = map_error(maps, target_maps)
+            losses["map_error"] = self._map_error(maps, target_maps)
             total = total + settings.MAP_WEIGHT * losses["map_error"]
         if settings.DDL_WEIGHT:
             everyone = labels_over_branches(self.config, self.num_classes, labels)
             losses["ddl"] = distribution_distillation(gather(embeddings), gather(target), gather(everyone))
             total = total + settings.DDL_WEIGHT * losses["ddl"]
         return {"loss": total, **losses}
+
+    def _map_losses(self, clear: Tensor, obfuscated: Tensor) -> dict[str, Tensor]:
+        """Of the first MAP_EPOCHS epochs: the error of the map at the last tap that is sent, no further than which the
+        server is run."""
+        recogniser, count = self.system.recogniser, self.system.client.sent_taps()[-1]
+        with torch.no_grad():
+            targets = recogniser.backbone.taps(recogniser.prepare(clear), count)
+        maps = self.system.server.taps(obfuscated, self.system.features(clear, obfuscated), count)
+        error = self._map_error(maps, targets, first=count - 1)
+        return {"loss": self.config.DISTILLATION.MAP_WEIGHT * error, "map_error": error}
+
+    def _map_error(self, maps: Sequence[Tensor], targets: Sequence[Tensor], first: int = 0) -> Tensor:
+        """Of the maps from tap `first` (0..3) on."""
+        if self.sensitivities is None:
+            return map_error(maps[first:], targets[first:])
+        return weighted_map_error(maps[first:], targets[first:], self.sensitivities[first : len(maps)])
+
+    def _sensitivities(self, index: Index) -> list[Tensor] | None:
+        """Of the recogniser's maps, over images from all of an index; None where MAP_WEIGHTING asks for none."""
+        if self.config.DISTILLATION.MAP_WEIGHTING == "uniform":
+            return None
+        positions = np.linspace(0, len(index) - 1, min(len(index), SENSITIVITY_IMAGES)).round().astype(int)
+        images = to_batch([index.read(position) for position in positions.tolist()]).to(self.device)
+        return map_sensitivities(self.system.recogniser, images.split(SENSITIVITY_BATCH))
 
     def _compensated(self, clear: Tensor, obfuscated: Tensor) -> tuple[list[Tensor], Tensor]:
         return self.system.server.forward_intermediates(obfuscated, self.system.features(clear, obfuscated))
@@ -98,9 +133,14 @@ class TrainTask(BaseTask):
             command = f"python validation/val_main.py --backbone-resume {path} --data-root {self.config.VAL_DATA_ROOT}"
             logger.info("its accuracy: %s", command)
 
+    @property
+    def _epochs_done(self) -> float:
+        """With the part of the present one."""
+        return self.step / self.steps_per_epoch
+
     def _progress(self, settings: PruneConfig | QuantizeConfig) -> float:
         """How far along its ramp: 0 up to START_EPOCH, 1 from the end of RAMP_EPOCHS on."""
-        epochs = self.step / self.steps_per_epoch - settings.START_EPOCH
+        epochs = self._epochs_done - settings.START_EPOCH
         return float(epochs >= 0) if settings.RAMP_EPOCHS == 0 else min(1.0, max(0.0, epochs / settings.RAMP_EPOCHS))
 
     def save_client(self, name: str) -> Path:
