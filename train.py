@@ -26,7 +26,6 @@ from torchkit.util.cli import CommandParser, integer_from
 from torchkit.util.device import keep_freed_memory
 from torchkit.util.distributed import is_main
 from torchkit.util.launch import run_processes, start_processes
-from validation.server_while_training import ServerValidationHook
 from validation.while_training import ValidationHook
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "train.yaml"
@@ -48,13 +47,13 @@ def parse_arguments() -> argparse.Namespace:
 def make_task(config: Config, arguments: argparse.Namespace) -> tuple[BaseTask, list[Hook]]:
     """The run that TASK asks for, and what validates it between epochs, if VALIDATION asks for that."""
     if isinstance(config, ClientConfig):
-        task = TrainTask(config, resume=arguments.resume, new_key=arguments.new_key)
-        return task, [ValidationHook(config)] if config.VALIDATION.EVERY_EPOCHS else []
-    assert isinstance(config, RecogniserConfig), config.TASK
-    if arguments.new_key:
-        raise ValueError("--new-key with TASK: server: a recogniser has no key; leave the option out")
-    recogniser = ServerTask(config, resume=arguments.resume)
-    return recogniser, [ServerValidationHook(config)] if config.VALIDATION.EVERY_EPOCHS else []
+        task: BaseTask = TrainTask(config, resume=arguments.resume, new_key=arguments.new_key)
+    else:
+        assert isinstance(config, RecogniserConfig), config.TASK
+        if arguments.new_key:
+            raise ValueError("--new-key with TASK: server: a recogniser has no key; leave the option out")
+        task = ServerTask(config, resume=arguments.resume)
+    return task, [ValidationHook(config)] if config.VALIDATION.EVERY_EPOCHS else []
 
 
 def main(arguments: argparse.Namespace) -> None:

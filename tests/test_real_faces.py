@@ -22,7 +22,8 @@ from torchkit.client import Client, ClientSettings
 from torchkit.data.validation_set import ValidationSet
 from torchkit.server import load_recogniser
 from torchkit.system import ProFaceC
-from validation.measure.evaluate import Condition, embed
+from validation.measure.conditions import Case
+from validation.measure.evaluate import Computation, embed
 from validation.protocol.verification import k_fold, pair_distances
 
 PAIRS = 1000
@@ -75,9 +76,9 @@ def test_bf16_validation_decides_at_most_one_pair_in_a_thousand_otherwise(
     faces: ValidationSet, system: ProFaceC
 ) -> None:
     """Clear faces, at float32's thresholds. Obfuscated images alone are near chance: any change moves thresholds."""
-    clear, cpu = Condition("clear", None), torch.device("cpu")
+    clear, cpu = Case("clear"), torch.device("cpu")
     exact, mixed = (
-        embed(system, faces, ("gaussian",), cpu, 64, 0, seed=1, amp=amp)[clear] for amp in (None, torch.bfloat16)
+        embed(system, faces, [clear], 1, Computation(cpu, amp=amp))[clear] for amp in (None, torch.bfloat16)
     )
     protocol = k_fold(pair_distances(exact), faces.same)
     thresholds = np.repeat(protocol.thresholds, PAIRS // 10)

@@ -26,21 +26,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from torchkit.util.cli import run_command
+from torchkit.util.cli import CommandParser, run_command
 from torchkit.util.files import atomic_write_text
+from validation.protocol.figures import Figure, measured_from, shown_figures
 from validation.protocol.mcnemar import mcnemar
 from validation.protocol.pairs import PairScores, read_pairs
-from validation.protocol.verification import measured_from, roc
+from validation.protocol.verification import roc
 from validation.report.chart import file_name, save_png
 from validation.report.plots import Curve, overlay_figure
-from validation.report.rows import label, per_cent, with_interval
+from validation.report.rows import EXTRAS, label, show_extra, with_interval
 from validation.report.tables import Table
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "runs" / "comparison"
-COLUMNS = (
-    "dataset", "condition", "run", "accuracy %", "AUC %", "EER %", "payload bytes", "difference",
-    "only first right", "only this right", "p",
-)  # fmt: skip
+COMPARED = ("difference", "only first right", "only this right", "p")
 NOTE = (
     "difference: accuracy minus that of the first run, in percentage points. only first right, only this right: pairs "
     "that one of the two decides rightly and the other wrongly; p: McNemar's test, two-sided."
@@ -65,16 +63,11 @@ class Run:
 
 
 def parse_arguments() -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that val_main.py wrote, two or more")
-    parser.add_argument("--datasets", nargs="+", metavar="NAME", help="validation sets to compare (all)")
-    parser.add_argument(
-        "--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"folder for what is written ({DEFAULT_OUT})"
-    )
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.option("datasets", nargs="+", metavar="NAME", help="validation sets to compare; all unless named")
+    parser.option("out", default=DEFAULT_OUT, help="folder for what is written")
+    parser.add_traceback()
     return parser.parse_args()
 
 
@@ -151,6 +144,9 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def comparison_table(runs: Sequence[Run]) -> Table:
     """A line for each condition and run; "-" where the first run has nothing to compare with."""
+    every_row = [row for run in runs for row in run.rows.values()]
+    figures = [figure for figure in shown_figures() if any(figure.find(row) is not None for row in every_row)]
+    extras = [extra for extra in EXTRAS.values() if extra.title and any(extra.key in row for row in every_row)]
     body = []
     for dataset, first_scores in runs[0].scores.items():
         names = dict.fromkeys(name for run in runs for name in run.scores[dataset].labels)
@@ -160,19 +156,22 @@ def comparison_table(runs: Sequence[Run]) -> Table:
                 row = run.rows.get((dataset, name))
                 if row is None:
                     continue
-                compared = ["-"] * 4
+                compared = ["-"] * len(COMPARED)
                 if run is not runs[0] and first_row is not None:
                     compared = _compared(
                         first_scores, run.scores[dataset], name, row["accuracy"] - first_row["accuracy"]
                     )
-                body.append([dataset, name, run.name, *_rates(row), *compared])
-    return Table(COLUMNS, body, text_columns=3)
+                shown = [_with_interval(figure, row) for figure in figures]
+                shown += [show_extra(extra, row.get(extra.key)) for extra in extras]
+                body.append([dataset, name, run.name, *shown, *compared])
+    titles = [*(figure.column for figure in figures), *(extra.title for extra in extras)]
+    return Table(["dataset", "condition", "run", *titles, *COMPARED], body, text_columns=3)
 
 
-def _rates(row: dict[str, Any]) -> list[str]:
-    payload = row.get("payload_bytes")
-    accuracy = with_interval(row["accuracy"], row.get("accuracy_interval"))
-    return [accuracy, per_cent(row["auc"]), per_cent(row["eer"]), "-" if payload is None else f"{payload:,.0f}"]
+def _with_interval(figure: Figure, row: dict[str, Any]) -> str:
+    """The figure in a row of results.json; of the accuracy, by which runs are compared, also the interval."""
+    interval = figure.find(row, "_interval") if figure.key == "accuracy" else None
+    return with_interval(figure.show, figure.find(row), interval)
 
 
 def _compared(first: PairScores, other: PairScores, name: str, difference: float) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchkit.obfuscation import EVALUATION_SEED
+from validation.measure.conditions import DEFAULT_CONDITIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +23,8 @@ class Settings:
     """Folder with the validation sets: NAME/ + NAME_list.npy, or NAME.bin."""
     datasets: tuple[str, ...] = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw")
     obfuscations: tuple[str, ...] = ("gaussian", "median", "pixelate", "hybrid")
+    conditions: tuple[str, ...] = DEFAULT_CONDITIONS
+    """What the recogniser is given, see validation/measure/conditions.py."""
     camera: str | None = None
     """What a camera does to every image before all else: jpeg, shift, light; None: nothing."""
     server: str | None = None

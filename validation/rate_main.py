@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -31,19 +31,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from torchkit.client import Client
 from torchkit.client.calibrate import is_compressed, recompressed, without_quantisation
-from torchkit.client.encoder import Encoder
 from torchkit.client.quantise import BITS
-from torchkit.data.training_set import as_received
 from torchkit.data.validation_set import ValidationSet, load_validation_set
-from torchkit.obfuscation import KINDS, evaluation_image
+from torchkit.obfuscation import KINDS
 from torchkit.payload import EncodedImage
 from torchkit.system import ProFaceC, load_system
-from torchkit.util.cli import run_command
-from torchkit.util.device import amp_dtype, autocast, keep_freed_memory, pick_device
+from torchkit.system.observation import channels_last
+from torchkit.util.cli import CommandParser, run_command, share_below
+from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.files import atomic_write_text
 from torchkit.util.provenance import provenance
 from validation.config import ROOT, Settings
-from validation.measure.payload_size import PayloadSize, measure_payload
+from validation.measure.conditions import Case, Parties, System
+from validation.measure.evaluate import Computation, FaceBatch, embed_batches, face_batches, prepare
+from validation.measure.payload_size import PayloadSize, SizeCounter
+from validation.options import add_options
 from validation.protocol.verification import verify
 from validation.report.chart import new_figure, save_png, styled
 
@@ -85,101 +87,77 @@ class Point:
 
 @dataclass(frozen=True)
 class Faces:
-    """A validation set under one obfuscation, as the client sees it and as the server gets it."""
+    """A validation set under one obfuscation, as a client's quality leaves it: obfuscated once for all points."""
 
     data: ValidationSet
     kind: str
     seed: int
-    clear: Tensor
-    """(N, 3, 112, 112) uint8 RGB."""
-    obfuscated: Tensor
+    computation: Computation
+    batches: list[FaceBatch]
 
-
-@dataclass(frozen=True)
-class Bench:
-    """Where and how to compute."""
-
-    device: torch.device
-    amp: torch.dtype | None
-    batch_size: int
+    @property
+    def images(self) -> dict[str, Tensor]:
+        """(M, 3, 112, 112) uint8 RGB of the series without features."""
+        return {
+            "clear": torch.cat([batch.clear for batch in self.batches]),
+            "obfuscated": torch.cat([batch.obfuscated[self.kind][0] for batch in self.batches]),
+        }
 
 
 def parse_arguments() -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser(__doc__)
+    parser.option("clients", nargs="+", type=Path, required=True, metavar="FILE", help="client files")
+    parser.option("dataset", default=Settings.datasets[0], metavar="NAME", help="validation set")
+    parser.option("obfuscation", choices=list(KINDS), default="hybrid", help="kind")
+    parser.option("bits", nargs="*", type=int, choices=BITS, default=[8, 4, 2, 1], help="to compress to afterwards")
+    parser.option(
+        "prune", nargs="*", type=share_below(1), default=[0.0, 0.5, 0.8], metavar="SHARE", help="of values sent as zero"
     )
-    default = Settings()
-    parser.add_argument("--clients", nargs="+", type=Path, required=True, metavar="FILE", help="client files")
-    parser.add_argument("--data-root", type=Path, default=default.data_root, metavar="DIR", help="validation sets")
-    parser.add_argument("--dataset", default=default.datasets[0], metavar="NAME", help=f"set ({default.datasets[0]})")
-    parser.add_argument("--obfuscation", choices=KINDS, default="hybrid", help="kind (hybrid)")
-    parser.add_argument("--bits", nargs="*", type=int, choices=BITS, default=[8, 4, 2, 1], help="(8 4 2 1)")
-    parser.add_argument("--prune", nargs="*", type=float, default=[0.0, 0.5, 0.8], metavar="SHARE", help="(0 0.5 0.8)")
-    parser.add_argument("--batch-size", type=int, default=default.batch_size, metavar="N", help="images at once")
-    parser.add_argument("--device", default=default.device, help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--amp", choices=("auto", "bf16", "none"), default=default.amp, help="precision (auto)")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of the hybrid obfuscation")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "rate", metavar="DIR", help="(runs/rate)")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_options(parser, "data-root", "batch-size", "num-workers", "device", "amp", "seed")
+    parser.option("out", default=ROOT / "runs" / "rate")
+    parser.add_traceback()
     return parser.parse_args()
 
 
-def prepare_faces(data: ValidationSet, kind: str, seed: int, quality: int | None) -> Faces:
-    """Obfuscate the distinct images of a set."""
-    clear = [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in data.images]
-    sent = [
-        as_received(evaluation_image(image, kind, seed), quality).transpose(2, 0, 1)
-        for image in tqdm(clear, desc=kind, unit=" images", dynamic_ncols=True)
-    ]
-    images = torch.from_numpy(np.ascontiguousarray(data.images))
-    return Faces(data, kind, seed, images, torch.from_numpy(np.stack(sent)))
+def observe_faces(system: System, data: ValidationSet, kind: str, seed: int, computation: Computation) -> Faces:
+    """The faces of a set as the server gets them."""
+    batches = face_batches(system, data.images, [Case("obfuscated", kind)], seed, computation)
+    return Faces(data, kind, seed, computation, list(tqdm(batches, desc=kind, unit=" batches", dynamic_ncols=True)))
 
 
 @torch.inference_mode()
-def accuracy(embeddings: Iterator[Tensor], data: ValidationSet, unit: str) -> tuple[float, float]:
-    """Accuracy and its deviation over folds of a set's distinct images, embedded batch by batch."""
-    bar = tqdm(embeddings, desc=unit, unit=" batches", dynamic_ncols=True)
-    distinct = torch.cat([batch.cpu() for batch in bar]).numpy()
-    result = verify(distinct[data.rows], data.same)
-    return result.accuracy, result.accuracy_std
+def measure(
+    system: System, faces: Faces, wanted: Iterable[Case], unit: str
+) -> dict[Case, tuple[float, float, PayloadSize | None]]:
+    """Accuracy, its deviation over the folds and, where messages are sent, their size, in each case."""
+    prepared = prepare(system, wanted, faces.seed, faces.computation, None)
+    counter = SizeCounter(len(faces.data.images), faces.computation)
+    batches = tqdm(faces.batches, desc=unit, unit=" batches", dynamic_ncols=True)
+    distinct = embed_batches(system, batches, len(faces.data.images), prepared, faces.computation, [counter])
+    sizes = counter.mean_sizes(list(prepared))
+    results = {case: verify(array[faces.data.rows], faces.data.same) for case, array in distinct.items()}
+    return {case: (result.accuracy, result.accuracy_std, sizes.get(case)) for case, result in results.items()}
 
 
-def compensated(system: ProFaceC, client: Client, faces: Faces, bench: Bench) -> Iterator[Tensor]:
-    """Embeddings of a client's messages, batch by batch."""
-    pairs = zip(faces.clear.split(bench.batch_size), faces.obfuscated.split(bench.batch_size), strict=True)
-    for clear, obfuscated in pairs:
-        on_device = clear.to(bench.device), obfuscated.to(bench.device)
-        with autocast(bench.amp, bench.device):
-            yield system.server(on_device[1], client(client.prepare(*on_device)))
-
-
-def recognised(system: ProFaceC, images: Tensor, bench: Bench) -> Iterator[Tensor]:
-    """Embeddings of images alone."""
-    for batch in images.split(bench.batch_size):
-        with autocast(bench.amp, bench.device):
-            yield system.recogniser(batch.to(bench.device))
-
-
-def image_points(system: ProFaceC, faces: Faces, bench: Bench) -> list[Point]:
+def image_points(system: System, quality: int | None, faces: Faces) -> list[Point]:
     """The clear and the obfuscated images, without features."""
-    quality = system.client.settings.image_quality
-    found = []
-    for series, images in (("clear", faces.clear), ("obfuscated", faces.obfuscated)):
-        sample = images[:: max(1, len(images) // CALIBRATION_IMAGES)].permute(0, 2, 3, 1).contiguous().numpy()
+    points = []
+    wanted = [Case("clear"), Case("obfuscated", faces.kind)]
+    for case, (accuracy, std, _) in measure(system, faces, wanted, "images").items():
+        images = faces.images[case.name]
+        sample = channels_last(images[:: max(1, len(images) // CALIBRATION_IMAGES)])
         size = float(np.mean([len(EncodedImage.compress(image, quality).data) for image in sample]))
-        rates = accuracy(recognised(system, images, bench), faces.data, series)
-        found.append(Point(series, None, None, None, PayloadSize(size, size, 0), *rates))
-    return found
+        points.append(Point(case.name, None, None, None, PayloadSize(size, size, 0), accuracy, std))
+    return points
 
 
-def client_point(
-    system: ProFaceC, client: Client, series: str, file: Path, share: float | None, faces: Faces, bench: Bench
-) -> Point:
+def client_point(system: ProFaceC, client: Client, series: str, file: Path, share: float | None, faces: Faces) -> Point:
     """One client's accuracy and bytes."""
-    size = measure_payload(Encoder(client), faces.data, faces.kind, faces.seed)
-    rates = accuracy(compensated(system, client, faces, bench), faces.data, f"{series} {client.settings.bits}")
-    return Point(series, str(file), client.settings.bits, share, size, *rates)
+    case = Case("compensated", faces.kind)
+    parties = Parties(system.recogniser, client, system.server)
+    accuracy, std, size = measure(parties, faces, [case], f"{series} {client.settings.bits}")[case]
+    assert size is not None
+    return Point(series, str(file), client.settings.bits, share, size, accuracy, std)
 
 
 def published_layout(point: Point, system: ProFaceC) -> Point:
@@ -192,22 +170,23 @@ def published_layout(point: Point, system: ProFaceC) -> Point:
 def evaluate_client(file: Path, arguments: argparse.Namespace, data: ValidationSet, first: bool) -> list[Point]:
     """All points of one client file; with `first` also those without features."""
     device = pick_device(arguments.device)
-    bench = Bench(device, amp_dtype(arguments.amp, device), arguments.batch_size)
+    computation = Computation(device, arguments.batch_size, arguments.num_workers, amp_dtype(arguments.amp, device))
     system = load_system(file).to(device).to(memory_format=torch.channels_last)
-    faces = prepare_faces(data, arguments.obfuscation, arguments.seed, system.client.settings.image_quality)
-    points = image_points(system, faces, bench) if first else []
-    trained = client_point(system, system.client, "trained", file, None, faces, bench)
+    faces = observe_faces(system, data, arguments.obfuscation, arguments.seed, computation)
+    points = image_points(system, system.client.settings.image_quality, faces) if first else []
+    trained = client_point(system, system.client, "trained", file, None, faces)
     points.append(trained)
     if is_compressed(system.client):
         client = without_quantisation(system.client)
-        return [*points, client_point(system, client, "trained, not quantised", file, None, faces, bench)]
+        return [*points, client_point(system, client, "trained, not quantised", file, None, faces)]
     points.append(published_layout(trained, system))
-    sample = slice(None, None, max(1, len(faces.clear) // CALIBRATION_IMAGES))
-    prepared = system.client.prepare(faces.clear[sample].to(device), faces.obfuscated[sample].to(device))
+    clear, obfuscated = faces.images.values()
+    sample = slice(None, None, max(1, len(clear) // CALIBRATION_IMAGES))
+    prepared = system.client.prepare(clear[sample].to(device), obfuscated[sample].to(device))
     for bits in arguments.bits:
         for share in arguments.prune if bits > 1 else [0.0]:
             client = recompressed(system.client, bits, share, prepared)
-            points.append(client_point(system, client, "compressed afterwards", file, share, faces, bench))
+            points.append(client_point(system, client, "compressed afterwards", file, share, faces))
     return points
 
 
@@ -262,8 +241,6 @@ def format_points(points: list[Point]) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    if not all(0 <= share < 1 for share in arguments.prune):
-        raise ValueError(f"--prune {arguments.prune}: expected shares of values from 0 to below 1")
     data = load_validation_set(arguments.data_root, arguments.dataset)
     points: list[Point] = []
     for file in arguments.clients:

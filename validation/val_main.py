@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import textwrap
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,83 +26,42 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from torchkit.client.encoder import Encoder
 from torchkit.data.camera import CAMERAS
 from torchkit.data.validation_set import ValidationSet, check_present, load_validation_set
-from torchkit.obfuscation import KINDS
 from torchkit.system import ProFaceC, load_client_file, trained
+from torchkit.system.observation import augmented
+from torchkit.util.cli import CommandParser
 from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_bytes
 from torchkit.util.launch import run_processes, start_processes
 from torchkit.util.provenance import provenance
-from torchkit.util.seeding import content_stream
 from validation.config import Settings
-from validation.measure.evaluate import Condition, embed
-from validation.measure.payload_size import PayloadSize, measure_payload
-from validation.protocol.intervals import bootstrap
-from validation.protocol.pairs import score_pairs
+from validation.measure.conditions import Case, cases
+from validation.measure.evaluate import Computation, embed
+from validation.measure.payload_size import SizeCounter
+from validation.options import OPTIONS, add_options
 from validation.protocol.references import Reference, describe, find_reference
-from validation.protocol.verification import check_pairs, pair_distances, verify_distances
-from validation.report.examples import example_faces
-from validation.report.outputs import SetResult, write_outputs
-from validation.report.rows import Row, notes_on, rates_table, summary_table
+from validation.protocol.verification import check_pairs
+from validation.report.examples import ExampleCollector
+from validation.report.outputs import SetResult, print_report, score_set, write_outputs
+from validation.report.rows import notes_on, rates_table, summary_table
 
 
 def parse_arguments() -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = Settings()
-
-    def option(name: str, help: str, **kinds: Any) -> None:
-        value = getattr(default, name.replace("-", "_"))
-        shown = " ".join(value) if isinstance(value, tuple) else value
-        parser.add_argument(f"--{name}", default=value, help=f"{help} ({shown})", **kinds)
-
-    option("backbone-resume", "client file", type=Path, metavar="FILE")
-    option("data-root", "folder with the validation sets", type=Path, metavar="DIR")
-    option("datasets", "validation sets", nargs="+", metavar="NAME")
-    option("obfuscations", "kinds of obfuscation", nargs="+", choices=KINDS)
-    option("camera", "what a camera does to every image first; None: nothing", choices=sorted(CAMERAS))
-    option("server", "recogniser; None: as the client file says", metavar="NAME")
-    option("server-checkpoint", "its weights; None: as the client file says", type=Path, metavar="FILE")
-    option("channel-order", "colours it is fed; None: as the client file says", choices=["auto", "rgb", "bgr"])
-    option("batch-size", "images embedded at once", type=int, metavar="N")
-    option("num-workers", "processes that obfuscate", type=int, metavar="N")
-    option("device", "auto, cpu, cuda or cuda:N")
-    option("amp", "precision; auto: bf16 where the device computes in it, else none", choices=["auto", "bf16", "none"])
-    option("seed", "seed of the hybrid obfuscation and of the bootstrap", type=int, metavar="N")
-    option("resamples", "resamples for the 95 %% intervals; 0: no intervals", type=int, metavar="N")
-    option("examples", "faces of each set that report.html shows, also clear; 0: none", type=int, metavar="N")
-    option("out", "folder for the results", type=Path, metavar="DIR")
-    parser.add_argument(
-        "--flip",
-        action="store_true",
-        help="fuse image and mirror image, as AdaFace's published accuracies do; takes twice the time",
-    )
-    parser.add_argument("--dump-embeddings", action="store_true", help="write OUT/embeddings/*.npz")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser = CommandParser(__doc__)
+    add_options(parser, *OPTIONS)
+    parser.switch("flip", "fuse image and mirror image, as AdaFace's published accuracies do; takes twice the time")
+    parser.switch("dump-embeddings", "write OUT/embeddings/*.npz")
+    parser.add_traceback()
     return parser.parse_args()
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
-    """The options as settings.
-
-    Raises:
-        ValueError: a number that is out of range.
-    """
+    """The options as settings."""
     values = {field.name: getattr(arguments, field.name) for field in fields(Settings)}
-    settings = Settings(**values)
-    if settings.resamples < 0 or settings.examples < 0:
-        raise ValueError(f"--resamples {settings.resamples} --examples {settings.examples}: both are 0 (none) or more")
-    if settings.batch_size < 1 or settings.num_workers < 0:
-        raise ValueError(
-            f"--batch-size {settings.batch_size} --num-workers {settings.num_workers}: "
-            "a batch has at least 1 image, and there are 0 or more workers"
-        )
-    return replace(settings, datasets=tuple(settings.datasets), obfuscations=tuple(settings.obfuscations))
+    settled: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Settings(**settled)
 
 
 def load_system(settings: Settings) -> ProFaceC:
@@ -126,12 +84,7 @@ def load_set(settings: Settings, name: str) -> ValidationSet:
     data = load_validation_set(settings.data_root, name)
     if settings.camera is None:
         return data
-    camera = CAMERAS[settings.camera]
-    images = np.empty_like(data.images)
-    for place, image in enumerate(data.images):
-        face = np.ascontiguousarray(image.transpose(1, 2, 0))  # (112, 112, 3)
-        images[place] = camera(face, content_stream(face, settings.seed, "camera")).transpose(2, 0, 1)
-    return replace(data, images=images)
+    return replace(data, images=augmented(data.images, CAMERAS[settings.camera], settings.seed))
 
 
 def server_weights(settings: Settings) -> Path:
@@ -147,70 +100,29 @@ def server_weights(settings: Settings) -> Path:
 def evaluate_set(
     system: ProFaceC, data: ValidationSet, settings: Settings, device: torch.device, reference: Reference | None = None
 ) -> SetResult | None:
-    """Rates, distances of all pairs and example faces of one validation set; None in a process that only embeds."""
+    """Figures, distances of all pairs and example faces of one validation set; None in a process that only embeds."""
     check_pairs(data.same, f"validation set {data.name!r}")
-    embeddings = embed(
-        system,
-        data,
-        settings.obfuscations,
-        device,
-        settings.batch_size,
-        settings.num_workers,
-        settings.seed,
-        settings.flip,
-        amp_dtype(settings.amp, device),
+    wanted = cases(settings.obfuscations, settings.conditions)
+    computation = Computation(
+        device, settings.batch_size, settings.num_workers, amp_dtype(settings.amp, device), settings.flip
     )
+    counter, faces = SizeCounter(len(data.images), computation), ExampleCollector(data, settings.examples)
+    embeddings = embed(system, data, wanted, settings.seed, computation, [counter, faces])
+    sizes = counter.mean_sizes(wanted)
     if not is_main():
         return None
     if settings.dump_embeddings:
-        for condition, array in embeddings.items():
-            dump_embeddings(settings.out, data.name, condition, array)
-    distances = {condition: pair_distances(array) for condition, array in embeddings.items()}
-    rows = [make_row(data, condition, found, settings, reference) for condition, found in distances.items()]
-    encoder = Encoder(system.client)
-    rows = [
-        with_sizes(row, measure_payload(encoder, data, row.obfuscation, settings.seed, settings.flip))
-        if row.condition == "compensated" and row.obfuscation
-        else row
-        for row in rows
-    ]
-    scores = score_pairs(data, dict(zip((row.label for row in rows), distances.values(), strict=True)))
-    faces = example_faces(system.client, data, settings.obfuscations, settings.seed, settings.examples)
-    return SetResult(rows, scores, faces)
+        for case, array in embeddings.items():
+            dump_embeddings(settings.out, data.name, case, array)
+    published = reference.accuracies.get(data.name) if reference else None
+    return score_set(data, embeddings, settings.resamples, settings.seed, sizes, published, faces.examples())
 
 
-def make_row(
-    data: ValidationSet,
-    condition: Condition,
-    distances: np.ndarray,
-    settings: Settings,
-    reference: Reference | None,
-) -> Row:
-    """All rates of a set under one condition, with intervals if settings.resamples asks for them, without sizes."""
-    drawn = settings.resamples > 0
-    published = reference.accuracies if reference and condition.name == "clear" else {}
-    return Row(
-        dataset=data.name,
-        obfuscation=condition.obfuscation,
-        condition=condition.name,
-        result=verify_distances(distances, data.same),
-        images=len(data.images),
-        pairs=len(data.same),
-        intervals=bootstrap(distances, data.same, settings.resamples, settings.seed) if drawn else None,
-        reference_accuracy=published.get(data.name),
-    )
-
-
-def with_sizes(row: Row, size: PayloadSize) -> Row:
-    """The row with the bytes of a message."""
-    return replace(row, payload_bytes=size.message, payload_image_bytes=size.image, payload_feature_bytes=size.features)
-
-
-def dump_embeddings(out: Path, dataset: str, condition: Condition, embeddings: np.ndarray) -> None:
+def dump_embeddings(out: Path, dataset: str, case: Case, embeddings: np.ndarray) -> None:
     """Write OUT/embeddings/DATASET__OBFUSCATION__CONDITION.npz; the clear rows' obfuscation is called "none"."""
     buffer = io.BytesIO()
     np.savez(buffer, embeddings=embeddings)
-    name = f"{dataset}__{condition.obfuscation or 'none'}__{condition.name}.npz"
+    name = f"{dataset}__{case.obfuscation or 'none'}__{case.name}.npz"
     atomic_write_bytes(out / "embeddings" / name, buffer.getvalue())
 
 
@@ -243,10 +155,7 @@ def main(arguments: argparse.Namespace) -> None:
     if reference and any(row.reference_accuracy is not None for row in rows):
         notes.append(describe(reference))
     written = write_outputs(settings.out, results, config, notes)
-    print(summary_table(rows).text())
-    print(rates_table(rows, intervals=False).text())
-    print("\n".join(textwrap.fill(note, 110, initial_indent="* ", subsequent_indent="  ") for note in notes) + "\n")
-    print("wrote " + ", ".join(str(path) for path in written))
+    print_report([summary_table(rows), rates_table(rows, intervals=False)], notes, written)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from benchmarks.inputs import (
 from torchkit.client import Client, ClientSettings
 from torchkit.system import ProFaceC
 from torchkit.util.device import amp_dtype
-from validation.measure.evaluate import embed
+from validation.measure.evaluate import Computation, cases, embed
 from validation.protocol.verification import k_fold_accuracy
 
 FOLDS = 10
@@ -50,7 +50,7 @@ def validation(folder: Path, sizes: Sizes) -> Comparison:
     def ours() -> dict[str, np.ndarray]:
         device = torch.device("cpu")
         amp = amp_dtype(sizes.amp, device)
-        embeddings = embed(system, data, ("hybrid",), device, baseline.BATCH_ROWS, num_workers=0, seed=SEED, amp=amp)
+        embeddings = embed(system, data, cases(["hybrid"]), SEED, Computation(device, baseline.BATCH_ROWS, amp=amp))
         return {condition.name: array for condition, array in embeddings.items()}
 
     return Comparison(

@@ -30,10 +30,10 @@ from torchkit.system import (
     load_server_file,
     save_phone_file,
 )
+from torchkit.system.observation import ObservedFace, ObservedFaces
 from torchkit.util.cli import run_command
 from torchkit.util.pixels import to_batch
 from validation.config import Settings
-from validation.measure.evaluate import ObfuscatedImages
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ("a.png", "b/c d.bmp", "b/e.webp", "f.PNG")  # in the order in which they are worked on
@@ -80,13 +80,13 @@ def files_under(folder: Path) -> list[str]:
 def expected_embeddings(folder: Path, faces: list[np.ndarray], kind: str = "hybrid") -> np.ndarray:
     """What validation makes of the images, in one batch."""
     clear = to_batch(faces)
-    obfuscated = [item[1][0] for item in _items(ObfuscatedImages(clear.numpy(), (kind,), SEED))]
+    obfuscated = [item[1][0] for item in _items(ObservedFaces(clear.numpy(), (kind,), SEED))]
     with torch.inference_mode():
         system = whole_system(folder).to(memory_format=torch.channels_last)
         return system(clear, torch.stack(obfuscated)).numpy()
 
 
-def _items(data: ObfuscatedImages) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _items(data: ObservedFaces) -> list[ObservedFace]:
     return [data[position] for position in range(len(data))]
 
 
@@ -148,8 +148,8 @@ def test_one_file_becomes_one_file(folder: Path, tmp_path: Path, make_image: Cal
 
 
 def test_images_are_obfuscated_as_in_validation(folder: Path, make_image: Callable[[int], np.ndarray]) -> None:
-    data = ObfuscatedImages(to_batch([make_image(seed) for seed in range(4)]).numpy(), ("hybrid",), SEED)
-    for name, (_, obfuscated) in zip(TREE, _items(data), strict=True):
+    data = ObservedFaces(to_batch([make_image(seed) for seed in range(4)]).numpy(), ("hybrid",), SEED)
+    for name, (_, obfuscated, _) in zip(TREE, _items(data), strict=True):
         payload = decode((folder / "messages" / name).with_suffix(".pfc").read_bytes())
         assert np.array_equal(payload.image.pixels.transpose(2, 0, 1), obfuscated[0].numpy())
     assert EVALUATION_SEED == SEED

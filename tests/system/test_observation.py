@@ -15,7 +15,11 @@ from torchkit.client import ClientSettings
 from torchkit.client.encoder import Encoder
 from torchkit.data.camera import CAMERAS
 from torchkit.obfuscation import evaluation_image
-from torchkit.observation import (
+from torchkit.payload import EncodedImage, decode, encode
+from torchkit.server import Recogniser
+from torchkit.server.decoder import features_of
+from torchkit.system import ProFaceC
+from torchkit.system.observation import (
     ObservedFaces,
     apply_shuffle,
     augmented,
@@ -24,10 +28,6 @@ from torchkit.observation import (
     observe_images,
     undo_shuffle,
 )
-from torchkit.payload import EncodedImage, decode, encode
-from torchkit.server import Recogniser
-from torchkit.server.decoder import features_of
-from torchkit.system import ProFaceC
 from torchkit.util.seeding import content_stream
 
 IMAGES = np.stack([draw_face(seed).transpose(2, 0, 1) for seed in range(20, 23)])

@@ -26,9 +26,10 @@ from torchkit.task import ServerTask, TrainTask
 from torchkit.task.checkpoints import CheckpointFolder
 from torchkit.util.weights import plain_state, save_weights_file
 from validation import server_main
-from validation.measure.clear import embed_clear
+from validation.measure.conditions import Parties, cases
+from validation.measure.evaluate import Computation, embed
 from validation.protocol.verification import verify
-from validation.server_while_training import ServerValidationHook, read_accuracies, write_accuracies
+from validation.while_training import RecogniserInTraining, Score, ValidationHook, read_scores, write_scores
 
 EMBEDDED = 512
 
@@ -287,8 +288,10 @@ def test_embeddings_of_clear_images_are_those_of_a_plain_loop(experiment: Path, 
     task = ServerTask(load_config(experiment))
     expected = plain_loop(task, tiny_pairs)
     for batch_size in (4, 64):
-        found = embed_clear(task.embed, tiny_pairs, task.device, batch_size)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        system = Parties(RecogniserInTraining(task.embed, task.backbone.embedding_size))
+        (case,) = cases((), ["clear"])
+        found = embed(system, tiny_pairs, [case], 0, Computation(task.device, batch_size))
+        np.testing.assert_allclose(found[case], expected, atol=1e-5)
 
 
 def test_validation_between_epochs_keeps_the_best(experiment: Path, tiny_pairs: ValidationSet) -> None:
@@ -296,11 +299,11 @@ def test_validation_between_epochs_keeps_the_best(experiment: Path, tiny_pairs: 
     overrides = [f"VAL_DATA_ROOT={out / 'sets'}", "VALIDATION.EVERY_EPOCHS=1", "VALIDATION.DATASETS=[tiny]"]
     config = load_config(experiment, overrides)
     task = ServerTask(config)
-    task.run([ServerValidationHook(config)])
-    found = read_accuracies(out / "out" / "validation.json")
+    task.run([ValidationHook(config)])
+    found = {score.epoch: score.accuracies for score in read_scores(out / "out" / "validation.json")}
     assert list(found) == [1, 2]
-    assert found[2] == {"tiny": pytest.approx(verify(plain_loop(task, tiny_pairs), tiny_pairs.same).accuracy)}
-    best = 1 if found[1]["tiny"] >= found[2]["tiny"] else 2
+    assert found[2] == {"tiny/clear": pytest.approx(verify(plain_loop(task, tiny_pairs), tiny_pairs.same).accuracy)}
+    best = 1 if found[1]["tiny/clear"] >= found[2]["tiny/clear"] else 2
     assert digest(out / "out" / "recogniser_best.pth") == digest(out / "out" / f"recogniser_epoch_{best:03d}.pth")
 
     without = load_config(experiment, [*overrides, f"MODEL_ROOT={out / 'plain'}"])
@@ -313,21 +316,22 @@ def test_scores_of_epochs_that_are_repeated_are_replaced(experiment: Path, tiny_
     out = experiment.parent
     overrides = [f"VAL_DATA_ROOT={out / 'sets'}", "VALIDATION.EVERY_EPOCHS=1", "VALIDATION.DATASETS=[tiny]"]
     config = load_config(experiment, [*overrides, "NUM_EPOCH=1"])
-    write_accuracies(out / "out" / "validation.json", {0: {"tiny": 1.0}, 1: {"tiny": 0.0}, 2: {"tiny": 0.0}})
-    ServerTask(config).run([ServerValidationHook(config)])
-    found = read_accuracies(out / "out" / "validation.json")
-    assert list(found) == [0, 1] and found[1]["tiny"] > 0
+    known = [Score(0, {"tiny": 1.0}), Score(1, {"tiny/clear": 0.0}), Score(2, {"tiny/clear": 0.0})]
+    write_scores(out / "out" / "validation.json", known, "clear")  # the first as it was once written
+    ServerTask(config).run([ValidationHook(config)])
+    found = {score.epoch: score.accuracies for score in read_scores(out / "out" / "validation.json")}
+    assert list(found) == [0, 1] and found[1]["tiny/clear"] > 0
     assert not (out / "out" / "recogniser_best.pth").exists()  # epoch 0 was better
 
 
 def test_missing_sets_and_damaged_scores_are_named(experiment: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"VALIDATION\.EVERY_EPOCHS needs VAL_DATA_ROOT"):
-        ServerValidationHook(load_config(experiment))
+        ValidationHook(load_config(experiment))
     with pytest.raises((ValueError, FileNotFoundError), match="absent"):
-        ServerValidationHook(load_config(experiment, [f"VAL_DATA_ROOT={tmp_path}", "VALIDATION.DATASETS=[absent]"]))
+        ValidationHook(load_config(experiment, [f"VAL_DATA_ROOT={tmp_path}", "VALIDATION.DATASETS=[absent]"]))
     (tmp_path / "validation.json").write_text('[{"epoch": 1}]')
     with pytest.raises(ValueError, match=r"validation\.json is damaged"):
-        read_accuracies(tmp_path / "validation.json")
+        read_scores(tmp_path / "validation.json")
 
 
 def test_command_reports_a_recognisers_accuracy(
@@ -348,5 +352,6 @@ def test_command_reports_a_recognisers_accuracy(
     ).detach()
     assert row["accuracy"] == pytest.approx(verify(embeddings.numpy(), tiny_pairs.same).accuracy)
     assert (tmp_path / "report" / "report.html").is_file()
-    with pytest.raises(ValueError, match="--batch-size 0"):
+    with pytest.raises(SystemExit):
         server_main.main(server_main.parse_arguments([*arguments, "--batch-size", "0"]))
+    assert "--batch-size: 0: expected a whole number of at least 1" in capsys.readouterr().err

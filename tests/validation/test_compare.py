@@ -38,12 +38,13 @@ def write_run(folder: Path, data: ValidationSet, labels: tuple[str, ...] = LABEL
     """What val_main.py leaves that compare.py reads."""
     rng = np.random.default_rng(seed)
     means = np.where(data.same, 1.0, 1.8)
-    scores = score_pairs(data, {name: rng.normal(means, 0.5).clip(0, 4) for name in labels})
+    distances = {name: rng.normal(means, 0.5).clip(0, 4) for name in labels}
+    results = {name: verify_distances(found, data.same) for name, found in distances.items()}
+    scores = score_pairs(data, distances, results)
     write_pairs(folder, scores)
     rows = []
-    for name, distances in zip(labels, scores.distances, strict=True):
+    for name, result in results.items():
         kind, _, condition = name.rpartition(", ")
-        result = verify_distances(distances, data.same)
         rows.append(Row(data.name, kind or None, condition, result, len(data.images), len(data.same)))
     write_results(folder, rows, {})
     return scores

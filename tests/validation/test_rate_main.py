@@ -15,15 +15,15 @@ from conftest import draw_face
 
 from torchkit.backbone import get_model
 from torchkit.client.calibrate import is_compressed, recompressed
-from torchkit.client.encoder import Encoder
 from torchkit.data.validation_set import load_validation_set, write_validation_set
 from torchkit.server import load_recogniser
 from torchkit.system import ProFaceC, ServerReference, load_system, save_client_file
 from torchkit.util.cli import run_command
 from torchkit.util.pixels import to_batch
 from validation import rate_main
-from validation.measure.evaluate import Condition, embed
-from validation.measure.payload_size import measure_payload
+from validation.measure.conditions import Case
+from validation.measure.evaluate import Computation, embed
+from validation.measure.payload_size import SizeCounter
 from validation.protocol.verification import verify
 
 CPU = torch.device("cpu")
@@ -46,8 +46,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(home: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
-    options = ["--data-root", str(home / "sets"), "--dataset", "eight", "--amp", "none", "--out", str(home / "out")]
-    monkeypatch.setattr(sys, "argv", ["rate_main.py", *options, *arguments])
+    options = ["--data-root", home / "sets", "--dataset", "eight", "--amp", "none", "--num-workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["rate_main.py", *map(str, options), "--out", str(home / "out"), *arguments])
     parsed = rate_main.parse_arguments()
     run_command(lambda: rate_main.main(parsed), show_traceback=False)
     report: dict[str, Any] = json.loads((home / "out" / "rate.json").read_text())
@@ -67,10 +67,12 @@ def test_points_are_what_validation_and_the_payload_say(home: Path, monkeypatch:
     ]  # fmt: skip
     system = load_system(home / "quantised.pth")
     data = load_validation_set(home / "sets", "eight")
-    embeddings = embed(system, data, ("hybrid",), CPU, 64, 0, rate_main.Settings.seed)
-    expected = verify(embeddings[Condition("compensated", "hybrid")], data.same)
+    case, computation = Case("compensated", "hybrid"), Computation(CPU)
+    counter = SizeCounter(len(data.images), computation)
+    embeddings = embed(system, data, [case], rate_main.Settings.seed, computation, [counter])
+    expected = verify(embeddings[case], data.same)
     assert points[-2]["accuracy"] == pytest.approx(expected.accuracy)
-    size = measure_payload(Encoder(system.client), data, "hybrid", rate_main.Settings.seed)
+    size = counter.mean_sizes([case])[case]
     assert points[-2]["size"]["message"] == size.message < points[-1]["size"]["message"]
     four_bits, pruned, one_bit = (points[place]["size"]["features"] for place in (4, 5, 6))
     assert points[2]["size"]["features"] > 4 * four_bits > 4 * pruned and four_bits > one_bit
@@ -83,7 +85,7 @@ def test_share_of_values_out_of_range_is_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         run(home, monkeypatch, "--clients", str(home / "float.pth"), "--prune", "1.5")
-    assert "--prune [1.5]: expected shares of values from 0 to below 1" in capsys.readouterr().err
+    assert "--prune: 1.5: expected a number from 0 to below 1" in capsys.readouterr().err
 
 
 def test_compressing_afterwards_prunes_the_smallest_and_rounds_the_rest() -> None:

@@ -27,11 +27,13 @@ from torchkit.util.cli import run_command
 from torchkit.util.seeding import content_stream
 from validation import val_main
 from validation.config import Settings
-from validation.measure.evaluate import Condition, conditions, embed
-from validation.measure.payload_size import measure_payload
+from validation.measure.conditions import Case, cases
+from validation.measure.evaluate import Computation, embed
+from validation.measure.payload_size import SizeCounter
 from validation.protocol.pairs import read_pairs
-from validation.protocol.references import Reference, describe, find_reference
+from validation.protocol.references import describe, find_reference
 from validation.protocol.verification import pair_distances
+from validation.report.outputs import score_set
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("gaussian", "hybrid")
@@ -72,23 +74,23 @@ def sets(home: Path, make_image: Callable[[int], np.ndarray]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(system: ProFaceC, sets: Path) -> dict[Condition, np.ndarray]:
+def expected(system: ProFaceC, sets: Path) -> dict[Case, np.ndarray]:
     data = load_validation_set(sets, "six")
     rows = data.images[data.rows]
-    return {condition: plain_loop(system, rows, condition, seed=5) for condition in conditions(KINDS)}
+    return {condition: plain_loop(system, rows, condition, seed=5) for condition in cases(KINDS)}
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 6, 64])  # 6 divides the set, 4 and 5 leave a partial batch
 def test_any_batch_size_gives_the_rows_of_a_plain_loop(
-    system: ProFaceC, sets: Path, expected: dict[Condition, np.ndarray], batch_size: int
+    system: ProFaceC, sets: Path, expected: dict[Case, np.ndarray], batch_size: int
 ) -> None:
-    found = embed(system, load_validation_set(sets, "six"), KINDS, CPU, batch_size, 0, seed=5)
-    assert list(found) == conditions(KINDS)
+    found = embed(system, load_validation_set(sets, "six"), cases(KINDS), 5, Computation(CPU, batch_size))
+    assert list(found) == cases(KINDS)
     for condition, array in found.items():
         np.testing.assert_allclose(array, expected[condition], atol=1e-5)
 
 
-def plain_loop(system: ProFaceC, rows: np.ndarray, condition: Condition, seed: int) -> np.ndarray:
+def plain_loop(system: ProFaceC, rows: np.ndarray, condition: Case, seed: int) -> np.ndarray:
     """Every row by itself, step by step."""
     out = []
     for row in rows:
@@ -110,11 +112,12 @@ def plain_loop(system: ProFaceC, rows: np.ndarray, condition: Condition, seed: i
 def test_each_distinct_image_is_embedded_once(system: ProFaceC, sets: Path) -> None:
     data = load_validation_set(sets, "six")
     seen = []
-    handle = system.recogniser.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    embed(system, data, ("gaussian",), CPU, 4, 0, seed=5)
+    first = system.recogniser.backbone.segments()[0][0]
+    handle = first.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    embed(system, data, cases(["gaussian"]), 5, Computation(CPU, 4))
     handle.remove()
     assert len(data.images) == PEOPLE
-    assert sum(seen) == 2 * PEOPLE  # clear and obfuscated; the compensated do not pass through here
+    assert sum(seen) == 3 * PEOPLE  # clear, obfuscated and compensated
     assert len(data.rows) == 2 * PAIRS
 
 
@@ -122,7 +125,7 @@ def test_each_distinct_image_is_embedded_once(system: ProFaceC, sets: Path) -> N
 def test_flip_sums_both_embeddings_before_they_are_normalised(system: ProFaceC, sets: Path, name: str) -> None:
     data = load_validation_set(sets, "six")
     kind = None if name == "clear" else "hybrid"
-    found = embed(system, data, ("hybrid",), CPU, 4, 0, seed=5, flip=True)[Condition(name, kind)]
+    found = embed(system, data, cases(["hybrid"]), 5, Computation(CPU, 4, flip=True))[Case(name, kind)]
     lengths: list[torch.Tensor] = []
     last = system.recogniser.backbone.segments()[-1][-1]
     handle = last.register_forward_hook(lambda module, inputs, output: lengths.append(output))
@@ -139,14 +142,15 @@ def test_flip_sums_both_embeddings_before_they_are_normalised(system: ProFaceC, 
         both = sum(lengths).numpy()[0]
         np.testing.assert_allclose(embedding, both / np.linalg.norm(both), atol=1e-5)
     handle.remove()
-    plain = embed(system, data, ("hybrid",), CPU, 4, 0, seed=5)[Condition(name, kind)]
+    plain = embed(system, data, cases(["hybrid"]), 5, Computation(CPU, 4))[Case(name, kind)]
     assert np.abs(plain - found).max() > 1e-3
 
 
 def test_mirrored_images_have_the_same_fused_embeddings(system: ProFaceC, sets: Path) -> None:
     data = load_validation_set(sets, "six")
     mirrored = type(data)(data.name, np.ascontiguousarray(data.images[..., ::-1]), data.rows, data.same)
-    found, other = (embed(system, images, ("median",), CPU, 4, 0, seed=5, flip=True) for images in (data, mirrored))
+    computation = Computation(CPU, 4, flip=True)
+    found, other = (embed(system, images, cases(["median"]), 5, computation) for images in (data, mirrored))
     for condition, array in found.items():
         np.testing.assert_allclose(array, other[condition], atol=1e-5)  # the median sees no left and right
 
@@ -157,8 +161,9 @@ def run(
     """Exit code, standard output and error of the command, called in `home`."""
     monkeypatch.chdir(home)
     monkeypatch.setattr(sys, "argv", ["val_main.py", *map(str, arguments), "--num-workers", "0", "--device", "cpu"])
-    parsed, code = val_main.parse_arguments(), 0
+    code = 0
     try:
+        parsed = val_main.parse_arguments()
         run_command(lambda: val_main.main(parsed), parsed.traceback)
     except SystemExit as stop:
         code = int(str(stop.code))
@@ -193,7 +198,7 @@ def test_command_writes_results_and_plots(
     out = tmp_path / "out"
     results = json.loads((out / "results.json").read_text())
     found = [(row["dataset"], row["obfuscation"], row["condition"]) for row in results["rows"]]
-    assert found == [("six", c.obfuscation, c.name) for c in conditions(KINDS)]
+    assert found == [("six", c.obfuscation, c.name) for c in cases(KINDS)]
     for row in results["rows"]:
         assert row["pairs"] == PAIRS
         assert row["images"] == PEOPLE
@@ -204,7 +209,7 @@ def test_command_writes_results_and_plots(
         assert (row["payload_bytes"] is not None) == (row["condition"] == "compensated")
     assert results["rows"][0]["accuracy"] == 1  # equal images, equal embeddings
     pairs = read_pairs(out, "six")
-    for condition, label in zip(conditions(KINDS), pairs.labels, strict=True):
+    for condition, label in zip(cases(KINDS), pairs.labels, strict=True):
         name = f"six__{condition.obfuscation or 'none'}__{condition.name}.npz"
         dumped = np.load(out / "embeddings" / name)["embeddings"]
         assert dumped.shape == (2 * PAIRS, 512)
@@ -249,7 +254,10 @@ def test_payload_bytes_are_the_mean_length_of_messages(system: ProFaceC, sets: P
     if flip:
         clear, sent = ([np.ascontiguousarray(image[:, ::-1]) for image in group] for group in (clear, sent))
         lengths += [len(encode(message)) for message in encoder(clear, sent)]
-    found = measure_payload(encoder, data, "hybrid", 5, flip)
+    case, computation = Case("compensated", "hybrid"), Computation(CPU, 4, flip=flip)
+    counter = SizeCounter(len(data.images), computation)
+    embed(system, data, [case], 5, computation, [counter])
+    found = counter.mean_sizes([case])[case]
     assert found.message == lengths.mean()
     assert 0 < found.image < found.features < found.message
     assert found.image + found.features < found.message
@@ -282,11 +290,8 @@ def test_published_accuracies_are_those_of_the_weights(
 
 def test_published_accuracies_stand_beside_the_clear_rows(sets: Path) -> None:
     data = load_validation_set(sets, "six")
-    distances, settings = np.linspace(0, 4, PAIRS), val_main.Settings(resamples=0)
-    reference = Reference("some weights", {"six": 0.75})
-    clear, obfuscated = (
-        val_main.make_row(data, condition, distances, settings, reference) for condition in conditions(("median",))[:2]
-    )
+    embeddings = dict.fromkeys(cases(("median",))[:2], np.eye(2 * PAIRS, dtype=np.float32))
+    clear, obfuscated = score_set(data, embeddings, 0, 5, published=0.75).rows
     assert (clear.reference_accuracy, obfuscated.reference_accuracy) == (0.75, None)
 
 
@@ -301,10 +306,10 @@ def test_report_names_the_weights_that_were_used(home: Path, system: ProFaceC) -
 
 def test_two_runs_give_the_same_numbers(system: ProFaceC, sets: Path) -> None:
     data = load_validation_set(sets, "six")
-    first = embed(system, data, ("hybrid",), CPU, 3, 0, seed=5)
-    second = embed(system, data, ("hybrid",), CPU, 3, 0, seed=5)
-    other = embed(system, data, ("hybrid",), CPU, 3, 0, seed=6)
-    hybrid = Condition("obfuscated", "hybrid")
+    first = embed(system, data, cases(["hybrid"]), 5, Computation(CPU, 3))
+    second = embed(system, data, cases(["hybrid"]), 5, Computation(CPU, 3))
+    other = embed(system, data, cases(["hybrid"]), 6, Computation(CPU, 3))
+    hybrid = Case("obfuscated", "hybrid")
     np.testing.assert_array_equal(first[hybrid], second[hybrid])
     assert not np.array_equal(first[hybrid], other[hybrid])
 
@@ -321,9 +326,9 @@ def test_bad_input_gets_a_clear_message(
         "no validation set 'lfw'": [*BASE, "lfw", "six"],
         "client file not found": ["--backbone-resume", "nowhere.pth", "--data-root", "sets", "--datasets", "six"],
         "server checkpoint not found": [*BASE, "six", "--server-checkpoint", "nowhere.pth"],
-        "--batch-size 0": [*BASE, "six", "--batch-size", "0"],
-        "--resamples -1": [*BASE, "six", "--resamples", "-1"],
-        "--examples -1": [*BASE, "six", "--examples", "-1"],
+        "--batch-size: 0: expected a whole number of at least 1": [*BASE, "six", "--batch-size", "0"],
+        "--resamples: -1: expected a whole number of at least 0": [*BASE, "six", "--resamples", "-1"],
+        "--examples: -1: expected a whole number of at least 0": [*BASE, "six", "--examples", "-1"],
     }
     weights = ROOT / "model" / "dlib_face_recognition_resnet_model_v1.dat"
     if weights.is_file():

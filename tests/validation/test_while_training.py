@@ -18,7 +18,8 @@ from torchkit.data.validation_set import load_validation_set, write_validation_s
 from torchkit.system import load_system
 from torchkit.task import TrainTask
 from validation.config import Settings
-from validation.measure.evaluate import Condition, embed
+from validation.measure.conditions import Case, cases
+from validation.measure.evaluate import Computation, embed
 from validation.protocol.verification import verify
 from validation.while_training import Score, ValidationHook, read_scores, write_scores
 
@@ -57,10 +58,10 @@ def test_scores_are_the_evaluators_and_the_best_client_is_kept(experiment: Path)
     data = load_validation_set(experiment.parent / "sets", "tiny")
     for score in scores:
         system = load_system(out / f"client_epoch_{score.epoch:03d}.pth")
-        found = embed(system, data, ("gaussian",), torch.device("cpu"), 64, 0, Settings.seed)
-        expected = verify(found[Condition("compensated", "gaussian")], data.same).accuracy
-        assert score.accuracies[COMPENSATED] == score.compensated == pytest.approx(expected)
-    best = max(scores, key=lambda score: (score.compensated, -score.epoch))
+        found = embed(system, data, cases(["gaussian"]), Settings.seed, Computation(torch.device("cpu")))
+        expected = verify(found[Case("compensated", "gaussian")], data.same).accuracy
+        assert score.accuracies[COMPENSATED] == score.mean("compensated") == pytest.approx(expected)
+    best = max(scores, key=lambda score: (score.mean("compensated"), -score.epoch))
     assert (out / "client_best.pth").read_bytes() == (out / f"client_epoch_{best.epoch:03d}.pth").read_bytes()
     curves = EventAccumulator(str(out / "tensorboard")).Reload()
     for name in scores[0].accuracies:
@@ -77,10 +78,10 @@ def test_the_run_does_not_notice(experiment: Path) -> None:
 def test_a_resumed_run_replaces_the_scores_of_epochs_that_it_repeats(experiment: Path) -> None:
     config = load_config(experiment, ["NUM_EPOCH=1"])
     kept, repeated = Score(0, {COMPENSATED: 1.0}), Score(1, {COMPENSATED: 1.0})
-    write_scores(config.MODEL_ROOT / "validation.json", [kept, repeated])
+    write_scores(config.MODEL_ROOT / "validation.json", [kept, repeated], "compensated")
     TrainTask(config).run([ValidationHook(config)])
     scores = read_scores(config.MODEL_ROOT / "validation.json")
-    assert scores[0] == kept and scores[1].epoch == 1 and scores[1].compensated < 1
+    assert scores[0] == kept and scores[1].epoch == 1 and scores[1].mean("compensated") < 1
     assert not (config.MODEL_ROOT / "client_best.pth").exists()  # epoch 0 was better
 
 
@@ -103,5 +104,5 @@ def test_a_damaged_file_of_scores_is_named(tmp_path: Path, text: str) -> None:
 def test_scores_file_states_the_mean_by_which_the_best_is_chosen(tmp_path: Path) -> None:
     path = tmp_path / "validation.json"
     accuracies = {"a/clear": 1.0, "a/hybrid/compensated": 0.8, "b/hybrid/compensated": 0.9, "b/hybrid/obfuscated": 0.5}
-    write_scores(path, [Score(3, accuracies)])
+    write_scores(path, [Score(3, accuracies)], "compensated")
     assert json.loads(path.read_text())[0]["compensated"] == pytest.approx(0.85)

@@ -1,150 +1,200 @@
-"""Embeds a validation set under every condition in one pass over its distinct images, shared out among processes."""
+"""Embeds a validation set under every condition in one pass over its distinct images, shared out among processes.
+
+An image is obfuscated once for each kind; what else is to be known of it, bytes of messages or example faces, is
+collected in the same pass.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
-from torchkit.data.training_set import as_received, make_loader
+from torchkit.data.training_set import make_loader
 from torchkit.data.validation_set import ValidationSet
-from torchkit.obfuscation import evaluation_image
-from torchkit.system import ProFaceC
+from torchkit.system.observation import Observation, ObservedFaces, observe
 from torchkit.util.device import autocast
 from torchkit.util.distributed import is_main, rank, reduce_sum, world_size
+from validation.measure.conditions import Case, Subject, System, cases
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What the server is given."""
+class Computation:
+    """Where and how to compute."""
 
-    name: str
-    """clear, obfuscated or compensated."""
-    obfuscation: str | None
-    """Kind of obfuscation; None for clear."""
-
-
-def conditions(obfuscations: tuple[str, ...]) -> list[Condition]:
-    """Clear, then obfuscated and compensated for each obfuscation."""
-    pairs = [Condition(name, kind) for kind in obfuscations for name in ("obfuscated", "compensated")]
-    return [Condition("clear", None), *pairs]
+    device: torch.device
+    batch_size: int = 64
+    num_workers: int = 0
+    """Processes that obfuscate."""
+    amp: torch.dtype | None = None
+    """Type of mixed precision; None: float32."""
+    flip: bool = False
+    """Fuse the embeddings of each image and its mirror image, see `fused`."""
 
 
-class ObfuscatedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Distinct images with their obfuscations.
+class FaceBatch(NamedTuple):
+    """Some of a set's distinct images, with their obfuscations."""
 
-    The hybrid's cells are drawn from the seed and the image's own bytes: every run and every order of images
-    gives the same. `quality` is the client's: None for lossless images, 0..100 for lossy ones.
+    positions: list[int]
+    """Where they stand in the set."""
+    clear: Tensor
+    """(B, 3, 112, 112) uint8 RGB."""
+    obfuscated: dict[str, tuple[Tensor, Sequence[bytes]]]
+    """By kind: (B, 3, 112, 112) uint8 RGB, as received, and the WebP streams, empty for lossless images."""
 
-    Item: (3, 112, 112) uint8 RGB and (K, 3, 112, 112) uint8 RGB.
-    """
 
-    def __init__(
-        self, images: np.ndarray, obfuscations: tuple[str, ...], seed: int, quality: int | None = None
-    ) -> None:
-        self.images, self.obfuscations, self.seed, self.quality = images, obfuscations, seed, quality
+class Collector(Protocol):
+    """Sees every batch under every case."""
 
-    def __len__(self) -> int:
-        return len(self.images)
+    @property
+    def first(self) -> Collection[int]:
+        """Positions that the main process must embed."""
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        clear = self.images[position]
-        image = np.ascontiguousarray(clear.transpose(1, 2, 0))
-        obfuscated = [
-            as_received(evaluation_image(image, kind, self.seed), self.quality).transpose(2, 0, 1)
-            for kind in self.obfuscations
-        ]
-        return torch.from_numpy(clear), torch.from_numpy(np.stack(obfuscated))
+    def __call__(self, case: Case, positions: Sequence[int], subject: Subject) -> None: ...
 
 
 @torch.inference_mode()
 def embed(
-    system: ProFaceC,
+    system: System,
     data: ValidationSet,
-    obfuscations: tuple[str, ...],
-    device: torch.device,
-    batch_size: int,
-    num_workers: int,
+    wanted: Sequence[Case],
     seed: int,
-    flip: bool = False,
-    amp: torch.dtype | None = None,
-) -> dict[Condition, np.ndarray]:
-    """Embeddings of every row of a set under every condition; each process embeds its part, and gets all.
+    computation: Computation,
+    collectors: Sequence[Collector] = (),
+    fit_images: np.ndarray | None = None,
+) -> dict[Case, np.ndarray]:
+    """Embeddings of every row of a set in every case; each process embeds its part, and gets all.
 
     Args:
-        system: client and server.
+        system: client and server, or a recogniser alone.
         data: the set.
-        obfuscations: kinds.
-        device: to compute on.
-        batch_size: images at once.
-        num_workers: processes that obfuscate.
+        wanted: as from `cases`.
         seed: of the hybrid.
-        flip: fuse the embeddings of each image and its mirror image, see `fused`.
-        amp: type of mixed precision; None: float32.
+        computation: where and how.
+        collectors: what else is to be known.
+        fit_images: (M, 3, 112, 112) uint8 RGB: training images, for conditions that are fitted.
 
     Returns:
-        condition -> (N, D) float32, unit length, in row order.
+        case -> (N, D) float32, unit length, in row order.
     """
-    images = ObfuscatedImages(data.images, obfuscations, seed, system.client.settings.image_quality)
-    own = range(rank(), len(images), world_size())
-    loader = make_loader(Subset(images, own), num_workers, device, batch_size=batch_size)
-    wanted = conditions(obfuscations)
-    distinct = {
-        condition: np.zeros((len(images), system.recogniser.embedding_size), np.float32) for condition in wanted
-    }
-    start = 0
-    progress = tqdm(total=len(images), desc=data.name, unit=" images", dynamic_ncols=True, disable=not is_main())
-    with progress as bar, autocast(amp, device):
-        for clear, obfuscated in loader:
-            places = own[start : start + len(clear)]
-            embeddings = _embed_batch(system, clear.to(device), obfuscated.to(device), flip)
-            for condition, batch in zip(wanted, embeddings, strict=True):
-                distinct[condition][places.start : places.stop : places.step] = batch.cpu().numpy()
-            start += len(clear)
-            bar.update(min(start * world_size(), len(images)) - bar.n)
-    return {condition: _from_all(array, device)[data.rows] for condition, array in distinct.items()}
+    positions = own_positions(len(data.images), [place for collector in collectors for place in collector.first])
+    batches = face_batches(system, data.images, wanted, seed, computation, positions)
+    progress = tqdm(batches, desc=data.name, unit=" batches", dynamic_ncols=True, disable=not is_main())
+    prepared = prepare(system, wanted, seed, computation, fit_images)
+    distinct = embed_batches(system, progress, len(data.images), prepared, computation, collectors)
+    return {case: from_all(array, computation.device)[data.rows] for case, array in distinct.items()}
 
 
-def _from_all(array: np.ndarray, device: torch.device) -> np.ndarray:
-    """The rows of all processes, each of which has zeros for those of the others."""
-    return array if world_size() == 1 else reduce_sum(torch.from_numpy(array).to(device)).cpu().numpy()
+def own_positions(count: int, first: Iterable[int]) -> list[int]:
+    """Which of `count` images this process embeds: an even share, the main process also `first`."""
+    leading = list(dict.fromkeys(first))
+    others = [place for place in range(count) if place not in set(leading)]
+    return (leading if is_main() else []) + others[rank() :: world_size()]
 
 
-def _embed_batch(system: ProFaceC, clear: Tensor, obfuscated: Tensor, flip: bool) -> Iterator[Tensor]:
-    """Embeddings (B, D) in the order of `conditions`; obfuscated is (B, K, 3, 112, 112)."""
-    yield fused(system, clear, None) if flip else system.recogniser(clear)
-    for images in obfuscated.unbind(dim=1):
-        yield fused(system, images, None) if flip else system.recogniser(images)
-        yield fused(system, clear, images) if flip else system(clear, images)
+class FaceBatches:
+    """The images at `positions` in batches, obfuscated by the loader's workers."""
+
+    def __init__(self, faces: ObservedFaces, positions: Sequence[int], computation: Computation) -> None:
+        self.kinds, self.positions, self.batch_size = faces.kinds, positions, computation.batch_size
+        self.loader = make_loader(
+            Subset(faces, positions), computation.num_workers, computation.device, batch_size=computation.batch_size
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[FaceBatch]:
+        for number, (clear, obfuscated, streams) in enumerate(self.loader):
+            start = number * self.batch_size
+            by_kind = dict(zip(self.kinds, zip(obfuscated.unbind(1), streams, strict=True), strict=True))
+            yield FaceBatch(list(self.positions[start : start + len(clear)]), clear, by_kind)
 
 
-def fused(system: ProFaceC, images: Tensor, obfuscated: Tensor | None) -> Tensor:
-    """Embedding (B, D), unit length, of images and their mirror images together.
+def face_batches(
+    system: System, images: np.ndarray, wanted: Iterable[Case], seed: int, computation: Computation,
+    positions: Sequence[int] | None = None,
+) -> FaceBatches:  # fmt: skip
+    """Images (M, 3, 112, 112) uint8 RGB, or those at `positions`, with the obfuscations that cases want."""
+    kinds = list(dict.fromkeys(case.obfuscation for case in wanted if case.obfuscation is not None))
+    quality = None if system.client is None else system.client.settings.image_quality
+    places = range(len(images)) if positions is None else positions
+    return FaceBatches(ObservedFaces(images, kinds, seed, quality), places, computation)
 
-    The sum of what the recogniser makes of both before it is brought to unit length, so that the longer embedding, of
-    the clearer image, weighs more: how AdaFace's published accuracies fuse (Kim et al., CVPR 2022).
+
+def prepare(
+    system: System, wanted: Iterable[Case], seed: int, computation: Computation, fit_images: np.ndarray | None
+) -> dict[Case, object]:
+    """What each case's `Condition.prepare` returns; None where there is nothing to prepare."""
+    prepared: dict[Case, object] = dict.fromkeys(wanted)
+    for case in prepared:
+        if case.condition.prepare is not None:
+            batches = () if fit_images is None else face_batches(system, fit_images, [case], seed, computation)
+            faces = (subject for batch in batches for _, subject in subjects(system, batch, [case], computation.device))
+            prepared[case] = case.condition.prepare(system, faces)
+    return prepared
+
+
+def embed_batches(
+    system: System, batches: Iterable[FaceBatch], count: int, prepared: dict[Case, object], computation: Computation,
+    collectors: Sequence[Collector] = (),
+) -> dict[Case, np.ndarray]:  # fmt: skip
+    """Embeddings (count, D) in each of the cases that are prepared; zeros for images that are in no batch."""
+    shape = (count, system.recogniser.embedding_size)
+    distinct = {case: np.zeros(shape, np.float32) for case in prepared}
+    with autocast(computation.amp, computation.device):
+        for batch in batches:
+            for own_cases, plain in subjects(system, batch, prepared, computation.device):
+                mirrored = plain.mirrored() if computation.flip else None
+                for case in own_cases:
+                    subject = replace(plain, prepared=prepared[case])
+                    mirror = None if mirrored is None else replace(mirrored, prepared=prepared[case])
+                    distinct[case][batch.positions] = fused(case, subject, mirror).cpu().numpy()
+                    for collector in collectors:
+                        collector(case, batch.positions, subject)
+    return distinct
+
+
+def subjects(
+    system: System, batch: FaceBatch, wanted: Iterable[Case], device: torch.device
+) -> Iterator[tuple[list[Case], Subject]]:
+    """The faces as they are observed under each obfuscation of the cases, with the cases that it is for."""
+    clear = batch.clear.to(device)
+    for kind, group in groupby(wanted, lambda case: case.obfuscation):
+        own_cases = list(group)
+        if kind is None:
+            yield own_cases, Subject(system, clear, Observation(clear))
+            continue
+        images, streams = batch.obfuscated[kind]
+        client = system.client if any(case.condition.needs_client for case in own_cases) else None
+        yield own_cases, Subject(system, clear, observe(client, clear, images.to(device), streams))
+
+
+def fused(case: Case, subject: Subject, mirrored: Subject | None) -> Tensor:
+    """Embedding (B, D), unit length, of images or, with `mirrored`, of images and their mirror images together.
+
+    The sum of what is made of both before it is brought to unit length, so that the longer embedding, of the clearer
+    image, weighs more: how AdaFace's published accuracies fuse (Kim et al., CVPR 2022).
 
     Of a compensated image the clear and the obfuscated image are both mirrored. The server could mirror the
     obfuscated image itself; the features of the mirrored residual are new to it, and a hybrid is not drawn a second
     time. So the client sends two messages instead of one.
-
-    Args:
-        system: client and server.
-        images: (B, 3, 112, 112) uint8 RGB, clear where `obfuscated` is given.
-        obfuscated: what is sent for them; None: `images` themselves are recognised.
     """
-    mirrored = None if obfuscated is None else obfuscated.flip(-1)
-    return F.normalize(_unscaled(system, images, obfuscated) + _unscaled(system, images.flip(-1), mirrored))
+    embedding = case.condition.embed(subject)
+    return F.normalize(embedding if mirrored is None else embedding + case.condition.embed(mirrored))
 
 
-def _unscaled(system: ProFaceC, images: Tensor, obfuscated: Tensor | None) -> Tensor:
-    """The embedding (B, D) before it is brought to unit length; arguments as `fused`."""
-    if obfuscated is None:
-        return system.recogniser.forward_intermediates(images)[1]
-    return system.server.forward_intermediates(obfuscated, system.features(images, obfuscated))[1]
+def from_all(array: np.ndarray, device: torch.device) -> np.ndarray:
+    """The sum over all processes; of rows, those that others have zeros for."""
+    return array if world_size() == 1 else reduce_sum(torch.from_numpy(array).to(device)).cpu().numpy()
+
+
+__all__ = ["Case", "Computation", "cases", "embed"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from torchkit.client.encoder import Encoder
-from torchkit.data.validation_set import ValidationSet
-from torchkit.obfuscation import evaluation_image
-from torchkit.payload import encode, sizes
+from validation.measure.conditions import Case, Subject
+from validation.measure.evaluate import Computation, from_all
 
 IMAGES = 128
 """Images of a set that are encoded; sizes differ little between images."""
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -27,30 +26,35 @@ class PayloadSize:
     """Of all taps; what is left of the message is header and checksum."""
 
 
-def measure_payload(encoder: Encoder, data: ValidationSet, kind: str, seed: int, flip: bool = False) -> PayloadSize:
-    """Encode the messages of up to `IMAGES` images, evenly spread over a set, under one obfuscation.
+class SizeCounter:
+    """Encodes the messages of up to `IMAGES` of `count` images, evenly spread, as an evaluation passes them.
 
-    With `flip` the client sends a message for the mirror image, too: both are counted.
+    Features are computed in float32, as a phone does. Where image and mirror image are fused, the client sends a
+    message for each, and both are counted.
     """
-    chosen = np.linspace(0, len(data.images), min(IMAGES, len(data.images)), endpoint=False).astype(int)
-    clear = [np.ascontiguousarray(data.images[number].transpose(1, 2, 0)) for number in chosen]
-    obfuscated = [evaluation_image(image, kind, seed) for image in clear]
-    totals = _totals(encoder, clear, obfuscated)
-    if flip:
-        totals += _totals(encoder, [mirrored(image) for image in clear], [mirrored(sent) for sent in obfuscated])
-    message, image, features = totals / len(clear)
-    return PayloadSize(float(message), float(image), float(features))
 
+    first: tuple[int, ...] = ()
 
-def mirrored(image: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(image[:, ::-1])
+    def __init__(self, count: int, computation: Computation) -> None:
+        self.chosen = frozenset(np.linspace(0, count, min(IMAGES, count), endpoint=False).astype(int).tolist())
+        self.device, self.flip = computation.device, computation.flip
+        self.totals: dict[Case, np.ndarray] = {}
 
+    def __call__(self, case: Case, positions: Sequence[int], subject: Subject) -> None:
+        message_sizes = case.condition.message_sizes
+        if message_sizes is None:
+            return
+        totals = self.totals.setdefault(case, np.zeros(3))
+        chosen = [place for place, position in enumerate(positions) if position in self.chosen]
+        if not chosen:
+            return
+        with torch.autocast(self.device.type, enabled=False):
+            sent = subject.select(chosen)
+            for message in [sent, sent.mirrored()] if self.flip else [sent]:
+                totals += message_sizes(message).sum(axis=0)
 
-def _totals(encoder: Encoder, clear: list[np.ndarray], obfuscated: list[np.ndarray]) -> np.ndarray:
-    """(3,) bytes of all messages, their images and their features."""
-    totals = np.zeros(3)
-    for start in range(0, len(clear), BATCH):
-        for payload in encoder(clear[start : start + BATCH], obfuscated[start : start + BATCH]):
-            found = sizes(encode(payload))
-            totals += found.message, found.image, sum(found.features)
-    return totals
+    def mean_sizes(self, wanted: Sequence[Case]) -> dict[Case, PayloadSize]:
+        """The mean over all processes in each of the cases that send messages; every process must call it."""
+        sending = [case for case in wanted if case.condition.message_sizes is not None]
+        means = {case: from_all(self.totals.get(case, np.zeros(3)), self.device) / len(self.chosen) for case in sending}
+        return {case: PayloadSize(*map(float, mean)) for case, mean in means.items()}

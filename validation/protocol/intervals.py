@@ -14,11 +14,12 @@ width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
-from validation.protocol.verification import REPORTED_FARS, THRESHOLDS, allowed_false_matches, why_not_measured
+from validation.protocol.figures import FIGURES, Curves, Folds
+from validation.protocol.verification import THRESHOLDS
 
 Interval = tuple[float, float]
 """Lower and upper end."""
@@ -27,14 +28,8 @@ LEVEL = 0.95
 _VALUES_AT_ONCE = 1_000_000  # bounds the memory: some 8 MB an array
 
 
-@dataclass(frozen=True)
-class Intervals:
-    """95 % intervals of the rates of a `Verification`; None where it has none."""
-
-    accuracy: Interval
-    auc: Interval
-    eer: Interval
-    tar_at_far: dict[str, Interval | None]
+Intervals = dict[str, Interval | None]
+"""95 % intervals of figures by key; None for a figure that is not measured."""
 
 
 def bootstrap(
@@ -56,24 +51,29 @@ def bootstrap(
     """
     if resamples < 1:
         raise ValueError(f"resamples = {resamples}, expected at least 1")
-    accuracies = resampled_accuracies(distances, same, folds, resamples, np.random.default_rng([seed, 0]))
-    rates = resampled_rates(distances, same, resamples, np.random.default_rng([seed, 1]))
-    return Intervals(
-        accuracy=_interval(accuracies),
-        auc=_interval(rates["auc"]),
-        eer=_interval(rates["eer"]),
-        tar_at_far={name: _interval(rates[name]) if name in rates else None for name in REPORTED_FARS},
+    impostor_pairs = int((~same).sum())
+    resampled = {key: figure for key, figure in FIGURES.items() if figure.has_interval}
+    measured = {key: figure for key, figure in resampled.items() if figure.why_not_measured(impostor_pairs) is None}
+    draws = (
+        (Folds, resampled_folds(distances, same, folds, resamples, np.random.default_rng([seed, 0]))),
+        (Curves, resampled_curves(distances, same, resamples, np.random.default_rng([seed, 1]))),
     )
+    values: dict[str, list[np.ndarray]] = {key: [] for key in measured}
+    for basis, chunks in draws:
+        for chunk in chunks:
+            for key, figure in measured.items():
+                if figure.basis is basis:
+                    values[key].append(figure.compute(chunk))
+    return {key: _interval(np.concatenate(values[key])) if key in measured else None for key in resampled}
 
 
-def resampled_accuracies(
+def resampled_folds(
     distances: np.ndarray, same: np.ndarray, folds: int, resamples: int, rng: np.random.Generator
-) -> np.ndarray:
-    """(resamples,) the LFW protocol's accuracy of each resample."""
+) -> Iterator[Folds]:
+    """What the LFW protocol finds in each resample, some of them at a time."""
     # A pair matches at threshold t from its bin on: THRESHOLDS[bin - 1] <= distance < THRESHOLDS[bin].
     bins = np.searchsorted(THRESHOLDS, distances, side="right")
     fold_bins, fold_same = np.array_split(bins, folds), np.array_split(same, folds)
-    out = []
     for count in _chunks(resamples, max(len(distances), 2 * folds * len(THRESHOLDS))):
         correct = np.empty((folds, count, len(THRESHOLDS)), np.int64)
         for fold, (found, kinds) in enumerate(zip(fold_bins, fold_same, strict=True)):
@@ -83,41 +83,20 @@ def resampled_accuracies(
         best = np.argmax(correct.sum(axis=0) - correct, axis=2)  # (folds, count); the first of ties
         right = np.take_along_axis(correct, best[..., None], axis=2)[..., 0]
         sizes = np.array([len(kinds) for kinds in fold_same])
-        out.append((right / sizes[:, None]).mean(axis=0))
-    return np.concatenate(out)
+        yield Folds((right / sizes[:, None]).T, THRESHOLDS[best].T)
 
 
-def resampled_rates(
+def resampled_curves(
     distances: np.ndarray, same: np.ndarray, resamples: int, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """(resamples,) of "auc", "eer" and, by the name of its FAR, of each TAR that is measured."""
+) -> Iterator[Curves]:
+    """The ROC of each resample, some of them at a time."""
     levels, place = np.unique(distances, return_inverse=True)
     genuine, impostor = place[same], place[~same]
-    allowed = {
-        name: allowed_false_matches(far, len(impostor))
-        for name, far in REPORTED_FARS.items()
-        if why_not_measured(far, len(impostor)) is None
-    }
-    chunks = []
     for count in _chunks(resamples, max(len(levels), len(genuine), len(impostor))):
         # Number of matches when the threshold lies just above level j - 1; (count, levels + 1)
         true = _from_zero(_draw_counts(genuine, len(levels), count, rng))
         false = _from_zero(_draw_counts(impostor, len(levels), count, rng))
-        tmr, fmr = true / len(genuine), false / len(impostor)
-        found = {"auc": np.trapezoid(tmr, fmr, axis=1), "eer": _equal_error_rates(fmr, tmr)}
-        for name, most in allowed.items():
-            found[name] = _at(tmr, (false <= most).sum(axis=1) - 1)
-        chunks.append(found)
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _equal_error_rates(fmr: np.ndarray, tmr: np.ndarray) -> np.ndarray:
-    """(R,) from curves (R, k): `equal_error_rate` for each."""
-    gap = fmr + tmr - 1
-    after = np.argmax(gap >= 0, axis=1)
-    low, high = _at(gap, after - 1), _at(gap, after)
-    low_fmr, high_fmr = _at(fmr, after - 1), _at(fmr, after)
-    return low_fmr - low / (high - low) * (high_fmr - low_fmr)
+        yield Curves(true, false, len(genuine), len(impostor))
 
 
 def _draw_counts(values: np.ndarray, levels: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -132,11 +111,6 @@ def _draw_counts(values: np.ndarray, levels: int, count: int, rng: np.random.Gen
 def _from_zero(counts: np.ndarray) -> np.ndarray:
     """Running sums along the rows, with a 0 before them."""
     return np.pad(counts.cumsum(axis=1), ((0, 0), (1, 0)))
-
-
-def _at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """rows[r, columns[r]] for each r."""
-    return np.take_along_axis(rows, columns[:, None], axis=1)[:, 0]
 
 
 def _chunks(total: int, size: int) -> list[int]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchkit.util.files import atomic_write_bytes
-from validation.protocol.verification import k_fold
+from validation.protocol.verification import Verification
 
 if TYPE_CHECKING:
     from torchkit.data.validation_set import ValidationSet
@@ -50,15 +50,17 @@ class PairScores:
         return self.correct[self.labels.index(label)]
 
 
-def score_pairs(data: ValidationSet, distances: Mapping[str, np.ndarray]) -> PairScores:
-    """What the LFW protocol decides from the distances (n,) under each label."""
+def score_pairs(
+    data: ValidationSet, distances: Mapping[str, np.ndarray], results: Mapping[str, Verification]
+) -> PairScores:
+    """The distances (n,) and the decisions of the LFW protocol under each label."""
     return PairScores(
         dataset=data.name,
         digest=digest_of(data),
         same=data.same,
         labels=tuple(distances),
         distances=np.stack(list(distances.values())),
-        correct=np.stack([k_fold(found, data.same).correct for found in distances.values()]),
+        correct=np.stack([results[label].correct for label in distances]),
     )
 
 

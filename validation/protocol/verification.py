@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from validation.protocol.figures import (
+    FIGURES,
+    Curves,
+    Folds,
+    area,
+    equal_error_rates,
+    true_accept_rates,
+    why_not_measured,
+)
+
 THRESHOLDS = np.arange(0, 4, 0.01)
 """(400,) the thresholds that the protocol tries, in squared L2 distance of unit vectors (0 to 4)."""
-
-REPORTED_FARS = {"1e-1": 1e-1, "1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
-"""The false accept rates at which `verify` reports a TAR, by their names in results."""
-
-FALSE_MATCHES_NEEDED = 30
-"""The rule of 30 (Doddington et al., 2000; ISO/IEC 19795-1): with 30 errors seen, the true error rate is with 90 %
-confidence within 30 % of the measured one. So a FAR counts as measured from 30 / FAR impostor pairs on."""
 
 _NORM_TOLERANCE = 1e-2  # lets half precision pass
 
@@ -30,23 +33,29 @@ class Verification:
     """How well embeddings tell pairs of one person from pairs of two.
 
     Attributes:
-        accuracy: mean over the folds, 0 to 1.
-        accuracy_std: standard deviation over the folds (divided by their number).
-        threshold: mean of the folds' thresholds, squared L2 distance.
-        auc: area under the ROC, 0 to 1.
-        eer: equal error rate, 0 to 1.
-        tar_at_far: TAR by the name of the FAR (`REPORTED_FARS`); None where there are too few impostor pairs to
-            measure that FAR, see `FALSE_MATCHES_NEEDED`.
-        tar_at_far_missing: the reason for each None of `tar_at_far`, by the same names.
+        values: the figures by key, see `FIGURES`; None for one that the pairs are too few to measure.
+        missing: the reason for each None, by key.
+        correct: (n,) bool; whether the LFW protocol decides pair k rightly.
     """
 
-    accuracy: float
-    accuracy_std: float
-    threshold: float
-    auc: float
-    eer: float
-    tar_at_far: dict[str, float | None]
-    tar_at_far_missing: dict[str, str] = field(default_factory=dict)
+    values: dict[str, float | None]
+    missing: dict[str, str] = field(default_factory=dict)
+    correct: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), compare=False)
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the folds, 0 to 1."""
+        return self.values["accuracy"] or 0.0
+
+    @property
+    def accuracy_std(self) -> float:
+        """Standard deviation over the folds (divided by their number)."""
+        return self.values["accuracy_std"] or 0.0
+
+    @property
+    def threshold(self) -> float:
+        """Mean of the folds' thresholds, squared L2 distance."""
+        return self.values["threshold"] or 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,17 +90,17 @@ def verify(embeddings: np.ndarray, same: np.ndarray, folds: int = 10) -> Verific
 
 def verify_distances(distances: np.ndarray, same: np.ndarray, folds: int = 10) -> Verification:
     """`verify` for the distances (n,) of pairs."""
-    accuracy, accuracy_std, threshold = k_fold_accuracy(distances, same, folds)
-    impostors = int((~same).sum())
-    reasons = {name: why_not_measured(far, impostors) for name, far in REPORTED_FARS.items()}
+    found = k_fold(distances, same, folds)
+    curves = curves_of(distances, same)
+    draws = {Folds: Folds(found.accuracies[None], found.thresholds[None]), Curves: curves}
+    reasons = {key: figure.why_not_measured(curves.impostor_pairs) for key, figure in FIGURES.items()}
     return Verification(
-        accuracy=accuracy,
-        accuracy_std=accuracy_std,
-        threshold=threshold,
-        auc=auc(distances, same),
-        eer=equal_error_rate(distances, same),
-        tar_at_far={name: tar_at_far(distances, same, far) for name, far in REPORTED_FARS.items()},
-        tar_at_far_missing={name: reason for name, reason in reasons.items() if reason is not None},
+        values={
+            key: float(figure.compute(draws[figure.basis])[0]) if reasons[key] is None else None
+            for key, figure in FIGURES.items()
+        },
+        missing={key: reason for key, reason in reasons.items() if reason is not None},
+        correct=found.correct,
     )
 
 
@@ -183,26 +192,30 @@ def roc(distances: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray
     Raises:
         ValueError: shapes or dtypes, or pairs of one kind only.
     """
+    curves = curves_of(distances, same)
+    return curves.fmr[0], curves.tmr[0], _roc_thresholds(distances)
+
+
+def curves_of(distances: np.ndarray, same: np.ndarray) -> Curves:
+    """The ROC of the pairs themselves; arguments and errors as `roc`."""
     genuine, impostor = _sorted_kinds(distances, same)
-    thresholds = np.append(np.unique(distances), np.inf).astype(np.float64)
-    fmr = np.searchsorted(impostor, thresholds, side="left") / len(impostor)
-    tmr = np.searchsorted(genuine, thresholds, side="left") / len(genuine)
-    return fmr, tmr, thresholds
+    thresholds = _roc_thresholds(distances)
+    true, false = (np.searchsorted(kind, thresholds, side="left")[None] for kind in (genuine, impostor))
+    return Curves(true, false, len(genuine), len(impostor))
+
+
+def _roc_thresholds(distances: np.ndarray) -> np.ndarray:
+    return np.append(np.unique(distances), np.inf).astype(np.float64)
 
 
 def auc(distances: np.ndarray, same: np.ndarray) -> float:
     """Area under the ROC: the chance that a genuine pair is nearer than an impostor pair, ties by half."""
-    fmr, tmr, _ = roc(distances, same)
-    return float(np.trapezoid(tmr, fmr))
+    return float(area(curves_of(distances, same))[0])
 
 
 def equal_error_rate(distances: np.ndarray, same: np.ndarray) -> float:
     """The rate at which FMR equals FNMR, on straight lines between the points of the ROC."""
-    fmr, tmr, _ = roc(distances, same)
-    gap = fmr + tmr - 1  # FMR - FNMR: rises from -1 to 1
-    after = int(np.argmax(gap >= 0))
-    share = -gap[after - 1] / (gap[after] - gap[after - 1])
-    return float(fmr[after - 1] + share * (fmr[after] - fmr[after - 1]))
+    return float(equal_error_rates(curves_of(distances, same))[0])
 
 
 def tar_at_far(distances: np.ndarray, same: np.ndarray, far: float) -> float | None:
@@ -221,34 +234,10 @@ def tar_at_far(distances: np.ndarray, same: np.ndarray, far: float) -> float | N
     """
     if not 0 < far <= 1:
         raise ValueError(f"far = {far}, expected above 0 and at most 1")
-    genuine, impostor = _sorted_kinds(distances, same)
-    if why_not_measured(far, len(impostor)) is not None:
+    curves = curves_of(distances, same)
+    if why_not_measured(far, curves.impostor_pairs) is not None:
         return None
-    allowed = allowed_false_matches(far, len(impostor))
-    # Every threshold up to the nearest impostor that is one too many accepts at most `allowed` of them.
-    limit = impostor[allowed] if allowed < len(impostor) else np.inf
-    return float(np.searchsorted(genuine, limit, side="left") / len(genuine))
-
-
-def allowed_false_matches(far: float, impostor_pairs: int) -> int:
-    """How many of the impostor pairs may match at a false accept rate of at most `far`."""
-    return int(np.floor(far * impostor_pairs + 1e-9))  # 0.001 * 3000 may come out just below 3
-
-
-def why_not_measured(far: float, impostor_pairs: int) -> str | None:
-    """Why so many impostor pairs do not measure this false accept rate, or None if they do.
-
-    The rule of 30: see `FALSE_MATCHES_NEEDED`.
-    """
-    if allowed_false_matches(far, impostor_pairs) >= FALSE_MATCHES_NEEDED:
-        return None
-    needed = int(np.ceil(FALSE_MATCHES_NEEDED / far - 1e-9))
-    return f"{impostor_pairs:,} impostor pairs, {needed:,} needed"
-
-
-def measured_from(impostor_pairs: int) -> float:
-    """The false match rate from which on so many impostor pairs measure it, by the rule of 30; above 1 for none."""
-    return FALSE_MATCHES_NEEDED / impostor_pairs
+    return float(true_accept_rates(curves, far)[0])
 
 
 def _check_pairs(distances: np.ndarray, same: np.ndarray) -> None:

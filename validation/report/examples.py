@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from torchkit.client import Client
 from torchkit.data.validation_set import ValidationSet
-from validation.measure.evaluate import ObfuscatedImages
+from torchkit.system.observation import undo_shuffle
+from validation.measure.conditions import Case, Subject
 
 MAPS_SHOWN = 16
 """Channels of a feature map that are shown, as 4 x 4 tiles."""
@@ -24,8 +23,9 @@ class ExampleKind:
         obfuscation: its kind.
         obfuscated: (112, 112, 3) RGB, as the server gets it.
         residual: (112, 112, 3) RGB, clear minus obfuscated, halved, around mid-grey.
-        features: (H, W) the first channels at the first shuffled tap, before the shuffle; None without a shuffle.
-        shuffled: (H, W) the same channels after it.
+        features: (H, W) the first channels that leave at the first shuffled tap, with the shuffle undone; None without
+            a shuffle.
+        shuffled: (H, W) the first channels as they are sent.
     """
 
     obfuscation: str
@@ -43,51 +43,56 @@ class Example:
     kinds: list[ExampleKind]
 
 
-def example_faces(
-    client: Client, data: ValidationSet, obfuscations: tuple[str, ...], seed: int, count: int
-) -> list[Example]:
-    """Up to `count` faces, evenly spread over the set's pairs, obfuscated as the evaluation does."""
-    pairs = np.linspace(0, len(data.same), count, endpoint=False).astype(int)
-    images = dict.fromkeys(int(data.rows[2 * pair]) for pair in pairs)  # without repeats, in order
-    chosen = data.images[list(images)]
-    received = ObfuscatedImages(chosen, obfuscations, seed, client.settings.image_quality)
-    return [_example(client, obfuscations, *received[number]) for number in range(len(chosen))]
+class ExampleCollector:
+    """Keeps up to `count` faces, evenly spread over a set's pairs, as an evaluation observes them."""
+
+    def __init__(self, data: ValidationSet, count: int) -> None:
+        pairs = np.linspace(0, len(data.same), count, endpoint=False).astype(int)
+        self.images = data.images
+        self.first = list(dict.fromkeys(int(data.rows[2 * pair]) for pair in pairs))  # without repeats, in order
+        self.kinds: dict[tuple[int, str], ExampleKind] = {}
+
+    def __call__(self, case: Case, positions: Sequence[int], subject: Subject) -> None:
+        if case.obfuscation is None:
+            return
+        for place, position in enumerate(positions):
+            known = self.kinds.get((position, case.obfuscation))
+            if position in self.first and (known is None or known.features is None):
+                example = _example_kind(case.obfuscation, self.images[position], subject, place)
+                self.kinds[position, case.obfuscation] = example
+
+    def examples(self) -> list[Example]:
+        """The faces; in the main process, which embeds them all."""
+        return [
+            Example(for_people(self.images[image]), [kind for (place, _), kind in self.kinds.items() if place == image])
+            for image in self.first
+        ]
 
 
-def _example(client: Client, obfuscations: tuple[str, ...], clear: Tensor, obfuscated: Tensor) -> Example:
-    """From (3, 112, 112) and (K, 3, 112, 112) uint8 RGB."""
-    shown, kinds = _for_people(clear), []
-    for kind, image in zip(obfuscations, obfuscated, strict=True):
-        sent = _for_people(image)
-        difference = (shown.astype(np.int16) - sent) // 2 + 128
-        before, after = shuffled_maps(client, clear, image)
-        kinds.append(ExampleKind(kind, sent, difference.astype(np.uint8), before, after))
-    return Example(shown, kinds)
+def _example_kind(obfuscation: str, clear: np.ndarray, subject: Subject, place: int) -> ExampleKind:
+    """Of face `place` of a batch, whose clear image is (3, 112, 112) uint8 RGB."""
+    sent = for_people(subject.observation.images[place].cpu().numpy())
+    difference = (for_people(clear).astype(np.int16) - sent) // 2 + 128
+    before, after = shuffled_maps(subject, place)
+    return ExampleKind(obfuscation, sent, difference.astype(np.uint8), before, after)
 
 
-def _for_people(image: Tensor) -> np.ndarray:
+def for_people(image: np.ndarray) -> np.ndarray:
     """(3, H, W) -> (H, W, 3)."""
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
-@torch.inference_mode()
-def shuffled_maps(client: Client, clear: Tensor, obfuscated: Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The client's map at its first shuffled tap, before and after the shuffle, as tiles (H, W) uint8.
+def shuffled_maps(subject: Subject, place: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What leaves of one face at the client's first shuffled tap, in order and as it is sent, as tiles (H, W) uint8.
 
-    The images are (3, 112, 112) uint8 RGB. Both maps share one scale from black to white. (None, None) for a client
-    that shuffles nothing.
+    Both share one scale from black to white. (None, None) where no features are sent or none are shuffled.
     """
-    if not client.settings.shuffle_taps:
+    if subject.observation.features is None or not subject.system.client.settings.shuffle_taps:
         return None, None
-    shuffle = client.shuffles[str(min(client.settings.shuffle_taps))]
-    seen: list[Tensor] = []
-    handle = shuffle.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
-    try:
-        device = next(client.parameters()).device
-        client(client.prepare(clear[None].to(device), obfuscated[None].to(device)))
-    finally:
-        handle.remove()
-    before, after = (found[0].float().cpu().numpy() for found in seen)
+    shuffles = subject.system.client.shuffles
+    tap = min(subject.system.client.settings.shuffle_taps) - 1
+    maps = (undo_shuffle(subject.observation, shuffles).features or ())[tap], subject.observation.features[tap]
+    before, after = (features[place].cpu().numpy() for features in maps)
     return tiles(before, before.min(), before.max()), tiles(after, before.min(), before.max())
 
 

@@ -18,9 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from torchkit.util.files import atomic_write_text
-from validation.protocol.verification import REPORTED_FARS
+from validation.measure.conditions import CONDITIONS
+from validation.protocol.figures import shown_figures
 from validation.report.examples import Example
-from validation.report.rows import CONDITIONS, Row, group_rows, per_cent, recovery
+from validation.report.rows import EXTRAS, Row, conditions_of, group_rows, per_cent, recovery, show_extra
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -61,11 +62,14 @@ def write_html(
     text = environment.get_template("report.html.jinja").render(
         title="PRO-Face C: verification",
         subtitle=_subtitle(config),
+        conditions=[CONDITIONS[name] for name in conditions_of(rows)],
         sections=[_section(section, rows) for section in sections],
-        fars=list(REPORTED_FARS),
+        figures=shown_figures(),
+        extras=[extra for extra in EXTRAS.values() if extra.title],
         notes=notes,
         configuration=list(flattened(config)),
         per_cent=per_cent,
+        show_extra=show_extra,
         footer="results.json holds the same numbers with all their digits.",
     )
     atomic_write_text(path, text)
@@ -103,13 +107,13 @@ def _section(section: Section, rows: Sequence[Row]) -> dict[str, Any]:
         {
             "obfuscation": obfuscation,
             "recovery": recovery(found),
-            **{name: found[name].flat() if name in found else None for name in CONDITIONS},
+            "cells": [found.get(name) for name in conditions_of(rows)],
         }
         for (_, obfuscation), found in group_rows(row for _, row in own).items()
     ]
     return {
         "dataset": section.dataset,
-        "rows": [{**row.flat(), "label": row.label, "number": number} for number, row in own],
+        "rows": own,
         "summary": summary,
         "published": next((row.reference_accuracy for _, row in own if row.reference_accuracy is not None), None),
         "charts": [{"svg": Markup(chart.svg), "caption": chart.caption} for chart in section.charts],

@@ -6,18 +6,27 @@ distances_SET.png and pairs_SET.npz.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from validation.protocol.pairs import PairScores, write_pairs
-from validation.protocol.verification import measured_from, roc
+import numpy as np
+
+from torchkit.data.validation_set import ValidationSet
+from validation.measure.conditions import Case
+from validation.measure.payload_size import PayloadSize
+from validation.protocol.figures import measured_from
+from validation.protocol.intervals import bootstrap
+from validation.protocol.pairs import PairScores, score_pairs, write_pairs
+from validation.protocol.verification import pair_distances, roc, verify_distances
 from validation.report.chart import file_name, inline_svg, save_png
 from validation.report.examples import Example
 from validation.report.html import Chart, Section, write_html
 from validation.report.plots import accuracy_figure, det_figure, histogram_figure, roc_figure
 from validation.report.rows import Row, write_results
+from validation.report.tables import Table
 
 CAPTIONS = {
     "accuracy": "Accuracy; bars of one deviation over the folds",
@@ -38,6 +47,52 @@ class SetResult:
     examples: Sequence[Example]
 
 
+def score_set(
+    data: ValidationSet,
+    embeddings: Mapping[Case, np.ndarray],
+    resamples: int,
+    seed: int,
+    sizes: Mapping[Case, PayloadSize] | None = None,
+    published: float | None = None,
+    examples: Sequence[Example] = (),
+) -> SetResult:
+    """Score a set in every case.
+
+    Args:
+        data: the set.
+        embeddings: (N, D) of its rows.
+        resamples: for the intervals; 0: none.
+        seed: of the resamples.
+        sizes: of the messages, in the cases that send some.
+        published: accuracy that the recogniser's authors state for clear images.
+        examples: of its faces.
+    """
+    distances = {case: pair_distances(array) for case, array in embeddings.items()}
+    rows = [
+        Row(
+            dataset=data.name,
+            obfuscation=case.obfuscation,
+            condition=case.name,
+            result=verify_distances(found, data.same),
+            images=len(data.images),
+            pairs=len(data.same),
+            extras=size_extras(sizes[case]) if sizes and case in sizes else {},
+            intervals=bootstrap(found, data.same, resamples, seed) if resamples else None,
+            reference_accuracy=published if case.name == "clear" else None,
+        )
+        for case, found in distances.items()
+    ]
+    by_label = {row.label: found for row, found in zip(rows, distances.values(), strict=True)}
+    return SetResult(rows, score_pairs(data, by_label, {row.label: row.result for row in rows}), examples)
+
+
+def size_extras(size: PayloadSize) -> dict[str, float]:
+    """The bytes of a message, as a row's extras."""
+    return {
+        "payload_bytes": size.message, "payload_image_bytes": size.image, "payload_feature_bytes": size.features,
+    }  # fmt: skip
+
+
 def write_outputs(out: Path, results: Sequence[SetResult], config: dict[str, Any], notes: Sequence[str]) -> list[Path]:
     """Write all files to OUT and return their paths, those for people first."""
     rows = [row for result in results for row in result.rows]
@@ -49,6 +104,14 @@ def write_outputs(out: Path, results: Sequence[SetResult], config: dict[str, Any
     page = write_html(out, rows, sections, config, notes)
     tables = write_results(out, rows, config, notes)
     return [page, *tables.values(), save_png(accuracy_figure(rows), out / "accuracy.png"), *written]
+
+
+def print_report(tables: Sequence[Table], notes: Sequence[str], written: Sequence[Path]) -> None:
+    """Print what people read first, and where the rest is."""
+    for table in tables:
+        print(table.text())
+    print("\n".join(textwrap.fill(note, 110, initial_indent="* ", subsequent_indent="  ") for note in notes) + "\n")
+    print("wrote " + ", ".join(map(str, written)))
 
 
 def _draw(out: Path, result: SetResult) -> tuple[list[Path], list[Chart]]:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from validation.protocol.verification import FALSE_MATCHES_NEEDED
+from validation.measure.conditions import CONDITIONS
+from validation.protocol.figures import FALSE_MATCHES_NEEDED
 from validation.report.chart import GRID, INK, new_figure, styled
-from validation.report.rows import CONDITIONS, Row, group_rows, label
+from validation.report.rows import Row, group_rows, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"clear": "#3f78b5", "obfuscated": "#8a8f98", "compensated": "#d66b0a"}
 KIND_COLOURS = {"genuine": "#1b8a7a", "impostor": "#c8553d"}
 _WIDTH_INCHES = 4.8
 _CHANCE_PERCENT = 50.0
@@ -54,7 +54,7 @@ def accuracy_figure(rows: Sequence[Row]) -> Figure:
         _draw_bars(axes, panel, bottom)
         axes.set_title(dataset)
         axes.set_ylabel("accuracy (%)" if position % columns == 0 else "")
-    _legend_above(figure, CONDITIONS)
+    _legend_above(figure, list(CONDITIONS))
     return figure
 
 
@@ -65,7 +65,7 @@ def roc_figure(curves: Mapping[str, Curve], title: str, measured_from: float = 0
     A false match rate of 0, which a logarithm does not have, is drawn on the left border.
 
     Args:
-        curves: by label, as `label` makes them; the clear one is drawn in every panel.
+        curves: by label, as `label` makes them; those without an obfuscation are drawn in every panel.
         title: of the chart.
         measured_from: false match rate below which the pairs are too few to measure it; what is below is shaded.
 
@@ -196,19 +196,19 @@ def _curve_panels(
         if position % columns == 0:
             axes.set_ylabel(ylabel)
         own = {name: curves[label(kind, name)] for name in CONDITIONS if label(kind, name) in curves}
-        panels.append((axes, {name: curves[name] for name in curves if name == "clear"} | own))
+        panels.append((axes, {name: curve for name, curve in curves.items() if name in CONDITIONS} | own))
     return figure, panels
 
 
 def _side_by_side(labels: Collection[str]) -> tuple[list[int], int]:
     """The place of each label's panel, counted row by row, and the number of columns.
 
-    The place beside a leading clear panel stays empty, so that obfuscated and compensated stand side by side.
+    The place beside a leading panel without an obfuscation stays empty, so that those of one stand side by side.
     """
     if len(labels) == 1:
         return [0], 1
-    skipped = int(next(iter(labels)) == "clear")
-    return [place + skipped * (place > 0) for place in range(len(labels))], 2
+    alone = sum(name in CONDITIONS for name in labels)
+    return [place + alone % 2 * (place >= alone) for place in range(len(labels))], 2
 
 
 def _shade(axes: Axes, left: float, measured_from: float) -> None:
@@ -219,8 +219,8 @@ def _shade(axes: Axes, left: float, measured_from: float) -> None:
 
 def _draw_curve(axes: Axes, condition: str, x: np.ndarray, y: np.ndarray) -> None:
     x, y = _thinned(axes, x, y)
-    width = 3.6 if condition == "clear" else 1.6  # a curve that lies upon it leaves it to be seen
-    axes.step(x, y, where="post", linewidth=width, label=condition, color=COLOURS[condition])
+    width = 1.6 if CONDITIONS[condition].needs_obfuscation else 3.6  # a curve that lies upon it leaves it to be seen
+    axes.step(x, y, where="post", linewidth=width, label=condition, color=CONDITIONS[condition].colour)
 
 
 def _thinned(axes: Axes, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -272,7 +272,7 @@ def _draw_bars(axes: Axes, panel: dict[str | None, dict[str, Row]], bottom: floa
         centres = np.array(at) + (place - (len(shown) - 1) / 2) * width
         heights = np.array([100 * result.accuracy for result in results])
         deviations = np.array([100 * result.accuracy_std for result in results])
-        axes.bar(centres, heights - bottom, 0.92 * width, bottom, color=COLOURS[condition], label=condition)
+        axes.bar(centres, heights - bottom, 0.92 * width, bottom, color=CONDITIONS[condition].colour, label=condition)
         axes.errorbar(centres, heights, deviations, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         for centre, top, height in zip(centres, heights + deviations, heights, strict=True):
             axes.annotate(

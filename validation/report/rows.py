@@ -8,18 +8,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torchkit.util.files import atomic_write_text
+from validation.measure.conditions import CONDITIONS, DEFAULT_CONDITIONS
+from validation.protocol.figures import FALSE_MATCHES_NEEDED, FIGURES, nested, shown_figures
 from validation.protocol.intervals import Interval, Intervals
-from validation.protocol.verification import FALSE_MATCHES_NEEDED, REPORTED_FARS, Verification
+from validation.protocol.verification import Verification
 from validation.report.tables import Table
-
-CONDITIONS = ("clear", "obfuscated", "compensated")
-"""What the recogniser saw: the clear image, the obfuscated one, or that with the client's features."""
 
 PROTOCOL = (
     "accuracy: the LFW protocol. A pair matches, is called one person, when the squared L2 distance of its embeddings "
@@ -45,20 +44,45 @@ PAYLOAD = (
 
 
 @dataclass(frozen=True)
+class Extra:
+    """What is known of a row beside its figures: a row of the table `EXTRAS`."""
+
+    key: str
+    """In `Row.extras` and in the files."""
+    title: str = ""
+    """Head of its column; "": none."""
+    show: Callable[[float], str] = "{:,.0f}".format
+
+
+EXTRAS = {
+    extra.key: extra
+    for extra in (
+        Extra("payload_bytes", "payload bytes"),
+        Extra("payload_image_bytes"),
+        Extra("payload_feature_bytes"),
+    )
+}
+"""payload_bytes: mean size of what the client sends for an image; of that, the obfuscated image and all features."""
+
+
+def show_extra(extra: Extra, value: float | None) -> str:
+    """The value for people; "-" for None."""
+    return "-" if value is None else extra.show(value)
+
+
+@dataclass(frozen=True)
 class Row:
     """A dataset under one condition.
 
     Attributes:
         dataset: name of the validation set.
-        obfuscation: name, or None for clear images, which then go with every obfuscation of the dataset.
-        condition: "clear", "obfuscated" or "compensated".
-        result: the rates, 0 to 1.
+        obfuscation: name, or None for a condition without one, which then goes with every obfuscation of the dataset.
+        condition: a key of `CONDITIONS`.
+        result: the figures.
         images: distinct images of the set.
         pairs: pairs of the set.
-        payload_bytes: mean size of what the client sends for an image; None where no features are sent.
-        payload_image_bytes: of that, the obfuscated image.
-        payload_feature_bytes: of that, the features of all taps.
-        intervals: of the rates, None where none were asked for.
+        extras: what else is known, by keys of `EXTRAS`.
+        intervals: of the figures, None where none were asked for.
         reference_accuracy: what the recogniser's authors published, 0 to 1, or None.
 
     Raises:
@@ -71,39 +95,37 @@ class Row:
     result: Verification
     images: int
     pairs: int
-    payload_bytes: float | None = None
-    payload_image_bytes: float | None = None
-    payload_feature_bytes: float | None = None
+    extras: dict[str, float] = field(default_factory=dict)
     intervals: Intervals | None = None
     reference_accuracy: float | None = None
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:
             raise ValueError(f"condition {self.condition!r}, expected one of {', '.join(CONDITIONS)}")
-        if self.obfuscation is None and self.condition != "clear":
+        if self.obfuscation is None and CONDITIONS[self.condition].needs_obfuscation:
             raise ValueError(f"condition {self.condition!r} without an obfuscation: name the one that was used")
+        assert self.extras.keys() <= EXTRAS.keys(), self.extras
 
     @property
     def label(self) -> str:
         return label(self.obfuscation, self.condition)
 
     def flat(self) -> dict[str, Any]:
-        """The row as results.json holds it: rates and intervals side by side, without the two records."""
-        rates = asdict(self.result)
-        missing = rates.pop("tar_at_far_missing")
-        found = asdict(self.intervals) if self.intervals else dict.fromkeys(("accuracy", "auc", "eer", "tar_at_far"))
+        """The row as results.json holds it: figures, their intervals and what else is known side by side."""
+        groups = {figure.group for figure in FIGURES.values() if figure.group is not None}
+        resampled = [figure.group or figure.name for figure in FIGURES.values() if figure.has_interval]
         return {
             "dataset": self.dataset,
             "obfuscation": self.obfuscation,
             "condition": self.condition,
-            **rates,
+            **nested(self.result.values),
             "images": self.images,
             "pairs": self.pairs,
-            "payload_bytes": self.payload_bytes,
-            "payload_image_bytes": self.payload_image_bytes,
-            "payload_feature_bytes": self.payload_feature_bytes,
-            "tar_at_far_missing": missing,
-            **{f"{name}_interval": interval for name, interval in found.items()},
+            **{key: self.extras.get(key) for key in EXTRAS},
+            **{f"{group}_missing": {} for group in groups},
+            **nested(self.result.missing, "_missing"),
+            **{f"{name}_interval": None for name in resampled},
+            **nested(self.intervals or {}, "_interval"),
             "reference_accuracy": self.reference_accuracy,
         }
 
@@ -116,7 +138,7 @@ def label(obfuscation: str | None, condition: str) -> str:
 def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str | None], dict[str, Row]]:
     """Rows by condition, by (dataset, obfuscation), in order of first appearance.
 
-    Clear rows without an obfuscation are put beside each obfuscation of their dataset.
+    Rows without an obfuscation are put beside each obfuscation of their dataset.
 
     Raises:
         ValueError: two rows for the same place.
@@ -142,12 +164,13 @@ def summary_table(rows: Sequence[Row]) -> Table:
     column only if there is one.
     """
     published = any(row.reference_accuracy is not None for row in rows)
-    columns = ["dataset", "obfuscation", *(f"{condition} %" for condition in CONDITIONS), "recovery %"]
+    conditions = conditions_of(rows)
+    columns = ["dataset", "obfuscation", *(f"{condition} %" for condition in conditions), "recovery %"]
     if published:
         columns.insert(3, "published %")
     body = []
     for (dataset, obfuscation), found in group_rows(rows).items():
-        line = [dataset, obfuscation or "-", *(_with_deviation(found.get(name)) for name in CONDITIONS)]
+        line = [dataset, obfuscation or "-", *(_with_deviation(found.get(name)) for name in conditions)]
         line.append(per_cent(recovery(found), 1))
         if published:
             line.insert(3, per_cent(found["clear"].reference_accuracy if "clear" in found else None))
@@ -155,36 +178,27 @@ def summary_table(rows: Sequence[Row]) -> Table:
     return Table(columns, body, text_columns=2)
 
 
+def conditions_of(rows: Iterable[Row]) -> list[str]:
+    """The conditions that have a column in a summary: those of a usual evaluation, and all others that occur."""
+    occurring = {row.condition for row in rows}
+    return [name for name in CONDITIONS if name in occurring or name in DEFAULT_CONDITIONS]
+
+
 def rates_table(rows: Sequence[Row], intervals: bool) -> Table:
-    """A line for each row: all its rates in %, with their intervals if asked for and known."""
-    names = [f"TAR@FAR={far} %" for far in REPORTED_FARS]
-    columns = [
-        "dataset",
-        "obfuscation",
-        "condition",
-        "accuracy %",
-        "AUC %",
-        "EER %",
-        *names,
-        "threshold",
-        "payload bytes",
-    ]
+    """A line for each row: all its figures, with their intervals if asked for and known, and what else is known."""
+    figures, extras = shown_figures(), [extra for extra in EXTRAS.values() if extra.title]
+    titles = [*(figure.column for figure in figures), *(extra.title for extra in extras)]
     body = []
     for row in rows:
-        result, found = row.result, row.intervals if intervals else None
-        tars = found.tar_at_far if found else {}
+        values, known = row.result.values, row.intervals if intervals and row.intervals else {}
         body.append([
             row.dataset,
             row.obfuscation or "-",
             row.condition,
-            with_interval(result.accuracy, found.accuracy if found else None),
-            with_interval(result.auc, found.auc if found else None),
-            with_interval(result.eer, found.eer if found else None),
-            *(with_interval(result.tar_at_far.get(far), tars.get(far)) for far in REPORTED_FARS),
-            f"{result.threshold:.3f}",
-            "-" if row.payload_bytes is None else f"{row.payload_bytes:,.0f}",
+            *(with_interval(figure.show, values.get(figure.key), known.get(figure.key)) for figure in figures),
+            *(show_extra(extra, row.extras.get(extra.key)) for extra in extras),
         ])  # fmt: skip
-    return Table(columns, body, text_columns=3)
+    return Table(["dataset", "obfuscation", "condition", *titles], body, text_columns=3)
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
@@ -192,10 +206,10 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
     notes = [PROTOCOL, WORDS, RECOVERY]
     if any(row.intervals for row in rows):
         notes.append(INTERVALS)
-    if any(row.payload_bytes is not None for row in rows):
+    if any("payload_bytes" in row.extras for row in rows):
         notes.append(PAYLOAD)
-    missing = {row.dataset: row.result.tar_at_far_missing for row in rows}
-    reasons = [f"{name} at {far} ({reason})" for name, fars in missing.items() for far, reason in fars.items()]
+    missing = {(row.dataset, key): reason for row in rows for key, reason in row.result.missing.items()}
+    reasons = [f"{dataset} at {FIGURES[key].name} ({reason})" for (dataset, key), reason in missing.items()]
     if reasons:
         rule = f"the rule of {FALSE_MATCHES_NEEDED}: that many false matches must be expected"
         notes.append(f'"-" at a FAR: too few impostor pairs to measure it ({rule}): {"; ".join(reasons)}.')
@@ -229,9 +243,9 @@ def write_results(
 
 def recovery(found: dict[str, Row]) -> float | None:
     """(compensated - obfuscated) / (clear - obfuscated); None where there was no loss or a number is missing."""
-    if any(condition not in found for condition in CONDITIONS):
+    if any(condition not in found for condition in DEFAULT_CONDITIONS):
         return None
-    clear, obfuscated, compensated = (found[condition].result.accuracy for condition in CONDITIONS)
+    clear, obfuscated, compensated = (found[condition].result.accuracy for condition in DEFAULT_CONDITIONS)
     return None if clear <= obfuscated else (compensated - obfuscated) / (clear - obfuscated)
 
 
@@ -240,11 +254,9 @@ def per_cent(rate: float | None, digits: int = 2) -> str:
     return "-" if rate is None else f"{100 * rate:.{digits}f}"
 
 
-def with_interval(rate: float | None, interval: Interval | None) -> str:
+def with_interval(show: Callable[[float | None], str], value: float | None, interval: Interval | None) -> str:
     """ "96.20 [95.62, 96.82]", or without the brackets."""
-    return (
-        per_cent(rate) if interval is None else f"{per_cent(rate)} [{per_cent(interval[0])}, {per_cent(interval[1])}]"
-    )
+    return show(value) if interval is None else f"{show(value)} [{show(interval[0])}, {show(interval[1])}]"
 
 
 def _with_deviation(row: Row | None) -> str:
@@ -259,7 +271,7 @@ def _json_value(value: object) -> str:
 
 def _csv_text(rows: Sequence[Row]) -> str:
     """One line a row; TARs and ends of intervals get a column each, and what is None stays empty."""
-    lines = [_csv_cells(row.flat()) for row in rows]
+    lines = [_csv_cells(row) for row in rows]
     names = list(dict.fromkeys(name for line in lines for name in line))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -268,18 +280,20 @@ def _csv_text(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _csv_cells(flat: dict[str, Any]) -> dict[str, Any]:
-    tars, tar_intervals = flat.pop("tar_at_far"), flat.pop("tar_at_far_interval")
-    del flat["tar_at_far_missing"]  # an empty cell says it
-    intervals = {name: flat.pop(f"{name}_interval") for name in ("accuracy", "auc", "eer")}
-    named = {f"tar_at_far_{far}": rate for far, rate in tars.items()}
-    intervals |= {f"tar_at_far_{far}": (tar_intervals or {}).get(far) for far in tars}
+def _csv_cells(row: Row) -> dict[str, Any]:
+    flat = row.flat()
+    for figure in FIGURES.values():
+        for suffix in ("", "_missing", "_interval"):  # an empty cell says that a figure is missing
+            flat.pop(f"{figure.group or figure.name}{suffix}", None)
+    intervals = row.intervals or {}
     ends = {
-        f"{name}_{end}": interval[place] if interval else None
-        for name, interval in intervals.items()
+        f"{key}_{end}": None if (interval := intervals.get(key)) is None else interval[place]
+        for key, figure in FIGURES.items()
+        if figure.has_interval
         for place, end in enumerate(("low", "high"))
     }
-    return flat | named | ends
+    names = ("dataset", "obfuscation", "condition")
+    return {name: flat.pop(name) for name in names} | row.result.values | flat | ends
 
 
 def _markdown_text(rows: Sequence[Row], notes: Sequence[str]) -> str:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from test_rows import ROWS, make_row
 
+from validation.measure.conditions import DEFAULT_CONDITIONS
 from validation.report.chart import GRID, INK, file_name, inline_svg, save_png
 from validation.report.plots import accuracy_figure, det_figure, histogram_figure, overlay_figure, roc_figure
-from validation.report.rows import CONDITIONS
 
 STEPS = np.array([0, 0, 0, 0.003, 0.003, 0.5, 1]), np.array([0, 0.2, 0.4, 0.4, 0.7, 0.7, 1])
 CORNER = np.array([0.0, 1]), np.array([1.0, 1])
@@ -40,7 +40,7 @@ def test_bars_show_the_accuracies() -> None:
     assert tops["obfuscated"] == pytest.approx([80, 70])
     assert tops["compensated"] == pytest.approx([95, 60])
     assert panel.get_ylim()[0] == 50
-    assert legend_of(figure) == list(CONDITIONS)
+    assert legend_of(figure) == list(DEFAULT_CONDITIONS)
 
 
 def test_bars_of_a_group_stand_side_by_side() -> None:
@@ -96,7 +96,7 @@ def test_each_obfuscation_has_a_panel_with_the_clear_curve() -> None:
         assert [axes.get_title() for axes in figure.axes] == ["gaussian", "hybrid"]
         assert list(lines_of(figure.axes[0])) == ["clear", "obfuscated", "compensated", extra]
         assert list(lines_of(figure.axes[1])) == ["clear", "obfuscated", extra]
-        assert legend_of(figure) == [*CONDITIONS, extra]
+        assert legend_of(figure) == [*DEFAULT_CONDITIONS, extra]
         assert figure.legends[0].get_title().get_text() == "lfw"
 
 

@@ -27,7 +27,7 @@ from torchkit.client.shuffle import BlockChannelShuffle
 from torchkit.data.camera import Camera
 from torchkit.obfuscation import evaluation_image
 from torchkit.payload import EncodedImage, Payload
-from torchkit.system import ProFaceC
+from torchkit.system.model import ProFaceC
 from torchkit.util.seeding import content_stream
 
 Shuffles = Mapping[str, BlockChannelShuffle]
