@@ -108,7 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = CommandParser(__doc__)
     parser.option("clients", nargs="+", type=Path, required=True, metavar="FILE", help="client files")
     parser.option("dataset", default=Settings.datasets[0], metavar="NAME", help="validation set")
-    parser.option("obfuscation", choices=list(KINDS), default="hybrid", help="kind")
+    parser.option("obfuscation", choices=KINDS, default="hybrid", help="kind")
     parser.option("bits", nargs="*", type=int, choices=BITS, default=[8, 4, 2, 1], help="to compress to afterwards")
     parser.option(
         "prune", nargs="*", type=share_below(1), default=[0.0, 0.5, 0.8], metavar="SHARE", help="of values sent as zero"
