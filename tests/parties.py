@@ -31,6 +31,10 @@ FLOAT = ClientSettings(OWN_SHAPES, shuffle_taps=(1, 2), shuffle_block_px=7)
 QUANTISED = replace(FLOAT, bits=(8, 4, 2, 1))
 PRUNED = replace(FLOAT, pruned_channels=(0.5, 0.0, 1.0, 0.25), pruned_values=(0.5, 0.75, 0.0, 0.0))
 BOTH = replace(PRUNED, input="both", channel_order="bgr", bits=(2, 2, 4, 32))
+BOTTLENECK = ClientSettings(
+    OWN_SHAPES, backbone="strided_encoder", input="clear", bottleneck=(24, 0, 0, 0), bits=(2, 32, 32, 32),
+    pruned_channels=(0, 1, 1, 1),
+)  # fmt: skip
 DIFFERENCE = replace(FLOAT, input="difference", bits=(2, 2, 4, 8), pruned_channels=(1.0, 0.5, 0.0, 0.75))
 
 
@@ -40,8 +44,9 @@ def settle(network: nn.Module, x: Tensor) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.1)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.1)
     network.train()(x)
     network.eval()
 

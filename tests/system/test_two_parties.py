@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parties import BOTH, DIFFERENCE, FLOAT, PRUNED, QUANTISED, trained_client, whole_system, write_files
+from parties import BOTH, BOTTLENECK, DIFFERENCE, FLOAT, PRUNED, QUANTISED, trained_client, whole_system, write_files
 from torch import Tensor
 
 from torchkit.backbone import get_model
@@ -39,6 +39,7 @@ SETTINGS = {
     "pruned": PRUNED,
     "both inputs, pruned and quantised": BOTH,
     "difference of two images": DIFFERENCE,
+    "bottleneck": BOTTLENECK,
     "1 bit, pruned channels": replace(FLOAT, bits=(1,) * 4, pruned_channels=(0.5, 0.25, 0.75, 0.5)),
     "lossy image": replace(QUANTISED, image_quality=30),
     "published layout": ClientSettings(IR_SHAPES, layout="published", shuffle_block_px=28),

@@ -22,10 +22,11 @@ from torchkit.backbone import NUM_TAPS, Backbone, Shape, canonical_name, get_mod
 from torchkit.client.prune import Pruner, check_shares
 from torchkit.client.quantise import FLOAT_BITS, Quantiser, check_bits
 from torchkit.client.shuffle import BlockChannelShuffle, draw_key
+from torchkit.util.modules import typed_modules
 from torchkit.util.pixels import CHANNEL_ORDERS, ChannelOrder, network_input, residual
 
 Layout = Literal["native", "published"]
-Input = Literal["residual", "both", "difference"]
+Input = Literal["residual", "both", "difference", "clear"]
 InterfaceStart = Literal["zero", "identity", "random"]
 LAYOUTS, INPUTS = get_args(Layout), get_args(Input)
 STORED_NAMES = {"image_quality": "picture_quality"}
@@ -43,7 +44,10 @@ class ClientSettings:
     channel_order: ChannelOrder = "rgb"
     input: Input = "residual"
     """residual: clear minus obfuscated; both: that and the obfuscated image, which the server has anyway;
-    difference: the backbone's maps of the clear image minus its maps of the obfuscated one."""
+    difference: the backbone's maps of the clear image minus its maps of the obfuscated one; clear: the clear image,
+    where what the server's own map holds already is its decoder's business."""
+    bottleneck: tuple[int, ...] = (0,) * NUM_TAPS
+    """Channels that each tap is reduced to before it leaves; 0: it gets the server's channels."""
     shuffle_taps: tuple[int, ...] = (1,)
     """Taps, counted from 1, whose features are shuffled."""
     shuffle_block_px: int = 14
@@ -83,7 +87,23 @@ class ClientSettings:
                 f"allowed are taps 1..{NUM_TAPS} and blocks from 1"
             )
 
+        self._check_bottleneck()
         self._check_compression()
+
+    def _check_bottleneck(self) -> None:
+        if len(self.bottleneck) != NUM_TAPS:
+            raise ValueError(f"bottleneck {list(self.bottleneck)}: expected {NUM_TAPS} numbers, one a tap")
+        for tap, (channels, shape) in enumerate(zip(self.bottleneck, self.server_shapes, strict=True), start=1):
+            if not 0 <= channels < shape[0]:
+                raise ValueError(
+                    f"bottleneck {list(self.bottleneck)}: tap {tap} has {shape[0]} channels at the server; allowed are "
+                    f"1..{shape[0] - 1}, and 0 for none"
+                )
+        if any(self.bottleneck) and self.layout == "published":
+            raise ValueError(
+                f"bottleneck {list(self.bottleneck)} with layout 'published': the server enlarges what it decodes; "
+                "take layout 'native'"
+            )
 
     def _check_compression(self) -> None:
         checks = {"bits": check_bits, "pruned_channels": check_shares, "pruned_values": check_shares}
@@ -139,25 +159,30 @@ class Client(nn.Module):
         key_seed: seed of the key; None: from the operating system.
 
     Shape: what `prepare` makes of an image, (B, input_channels, 112, 112) in [-2, 2] -> list of four
-    (B, C_i, h_i, w_i), with the server's channels C_i.
+    (B, K_i, h_i, w_i), with the server's channels or those of a bottleneck.
     """
 
     def __init__(self, settings: ClientSettings, key_seed: int | None = None) -> None:
         super().__init__()
         self.settings = settings
-        self.input_channels = 3 if settings.input == "residual" else 6
+        self.input_channels = 3 if settings.input in ("residual", "clear") else 6
         self.norms_are_frozen = False
         self.backbone = headless(get_model(settings.backbone))
         if settings.input == "both":
             widen_input(self.backbone)
         taps = self.backbone.tap_shapes()
         self.feature_shapes = [
-            _feature_shape(tap, server, settings.layout)
-            for tap, server in zip(taps, settings.server_shapes, strict=True)
+            _feature_shape(tap, server, settings.layout, channels)
+            for tap, server, channels in zip(taps, settings.server_shapes, settings.bottleneck, strict=True)
         ]
         self.interfaces = nn.ModuleList(
             nn.Conv2d(tap[0], shape[0], 1) for tap, shape in zip(taps, self.feature_shapes, strict=True)
         )
+        self.bottleneck_norms: dict[str, nn.BatchNorm2d] = typed_modules()
+        """Bring what a bottleneck leaves to the deviation 1, for which a quantiser of few bits needs no other step."""
+        for tap, channels in enumerate(settings.bottleneck, start=1):
+            if channels:
+                self.bottleneck_norms[str(tap)] = nn.BatchNorm2d(channels, affine=False)
         self.shuffles: dict[str, BlockChannelShuffle] = typed_modules()
         for tap in settings.shuffle_taps:
             shape = self.feature_shapes[tap - 1]
@@ -206,11 +231,11 @@ class Client(nn.Module):
         Args:
             start: "zero": no features, the server starts as if it got none; "identity": such that the taps themselves
                 leave, channel by channel in the server's order, for a backbone with the recogniser's own weights;
-                "random": as published.
+                "random": as published, and how that of a bottleneck starts in any case: its decoder starts at zero.
         """
         for tap, interface in enumerate(self.interfaces, start=1):
             assert isinstance(interface, nn.Conv2d) and interface.bias is not None
-            if start == "random":
+            if start == "random" or str(tap) in self.bottleneck_norms:
                 interface.reset_parameters()
                 continue
             nn.init.zeros_(interface.bias)
@@ -232,6 +257,8 @@ class Client(nn.Module):
     def prepare(self, clear: Tensor, obfuscated: Tensor) -> Tensor:
         """(B, 3, 112, 112) uint8 RGB twice -> the client's input (B, input_channels, 112, 112)."""
         order = self.settings.channel_order
+        if self.settings.input == "clear":
+            return network_input(clear, order)
         if self.settings.input == "difference":
             first = network_input(clear, order)
         else:
@@ -278,14 +305,11 @@ class Client(nn.Module):
         feature = resize(tap, self.feature_shapes[index][1:])
         feature = self.interfaces[index](feature)
         name = str(index + 1)
+        if name in self.bottleneck_norms:
+            feature = self.bottleneck_norms[name](feature)
         if name in self.shuffles:
             feature = self.shuffles[name](feature)
         return self.pruners[name](feature) if name in self.pruners else feature
-
-
-def typed_modules() -> Any:
-    """A ModuleDict, whose items type checkers then know by the annotation of the attribute that it becomes."""
-    return nn.ModuleDict()
 
 
 def headless(backbone: Backbone) -> Backbone:
@@ -311,5 +335,5 @@ def widen_input(backbone: Backbone) -> Backbone:
     return backbone
 
 
-def _feature_shape(tap: Shape, server: Shape, layout: str) -> Shape:
-    return server if layout == "published" else (server[0], *tap[1:])
+def _feature_shape(tap: Shape, server: Shape, layout: str, bottleneck: int) -> Shape:
+    return server if layout == "published" else (bottleneck or server[0], *tap[1:])

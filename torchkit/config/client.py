@@ -28,6 +28,9 @@ PerTap = Annotated[tuple[float, float, float, float], BeforeValidator(_for_all_t
 """A number a tap; a single one counts for all."""
 
 
+Channels = Annotated[int, Field(ge=0)]
+
+
 class ServerConfig(Group):
     """The frozen recogniser."""
 
@@ -49,7 +52,10 @@ class ClientNetworkConfig(Group):
     CHANNEL_ORDER: ChannelOrder = "rgb"
     """Colour order of the residual."""
     INPUT: Input = "residual"
-    """residual: clear minus obfuscated; both: that and the obfuscated image; difference: of the network's maps."""
+    """residual: clear minus obfuscated; both: that and the obfuscated image; difference: of the network's maps; clear:
+    the clear image alone."""
+    BOTTLENECK: Annotated[tuple[Channels, Channels, Channels, Channels], BeforeValidator(_for_all_taps)] = (0, 0, 0, 0)
+    """Channels that a tap is reduced to before it leaves, from which the server decodes its own; 0: as many as its."""
     INTERFACE: InterfaceStart = "random"
     """How the interfaces start: see Client.start_interfaces."""
     INIT: ConfigPath | None = None

@@ -1,7 +1,8 @@
 """Compensation: the server adds to its own maps what the obfuscation took away.
 
 After stage i the map s becomes, with the client's features a_i, resized to the map, and learned weights w_i, what
-`FORMS` says.
+`FORMS` says. Where the client sends fewer channels than the map has (CLIENT.BOTTLENECK), a_i is what a `MapDecoder`
+makes of them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from torchkit.backbone import NUM_TAPS, Backbone, Shape
+from torchkit.server.map_decoder import MapDecoder
 from torchkit.server.recogniser import Recogniser
+from torchkit.util.modules import typed_modules
 from torchkit.util.settings import UPPER_CASE_KEYS, one_of
 
 
@@ -50,6 +54,10 @@ FORMS = {
 }
 
 
+MAX_DECODER_WIDTH, MAX_DECODER_BLOCKS = 1024, 64
+"""Limits to what a file may ask for."""
+
+
 @dataclass(frozen=True, config=UPPER_CASE_KEYS)
 class CompensationSettings:
     """How a server uses features; stored in client and server files. The defaults are the published form.
@@ -62,28 +70,46 @@ class CompensationSettings:
     """A key of `FORMS`."""
     weights_per: Literal["element", "channel"] = "element"
     """element: a weight for each place of a map, as published; channel: one for all places of a channel."""
+    decoder_width: Annotated[int, Field(ge=1, le=MAX_DECODER_WIDTH)] = 64
+    """Hidden channels of the decoders of bottlenecks."""
+    decoder_blocks: Annotated[int, Field(ge=0, le=MAX_DECODER_BLOCKS)] = 0
+    """Their residual blocks."""
 
 
 PUBLISHED = CompensationSettings()
 
 
 class Compensation(nn.Module):
-    """What a form learns at each tap: the weights w_1..w_4 and, with the form "film", v_1..v_4.
+    """What is learned at each tap: the weights w_1..w_4, with the form "film" v_1..v_4, and decoders of bottlenecks.
 
     Args:
         shapes: (C, H, W) of the server's maps at its four taps.
-        settings: form, and what a weight is for.
+        settings: form, what a weight is for, and the decoders' size.
+        feature_shapes: (K, h, w) of the client's features; fewer channels than a map's are decoded. None: as the maps'.
     """
 
     weights: nn.ParameterList
 
-    def __init__(self, shapes: Sequence[Shape], settings: CompensationSettings = PUBLISHED) -> None:
+    def __init__(
+        self, shapes: Sequence[Shape], settings: CompensationSettings = PUBLISHED,
+        feature_shapes: Sequence[Shape] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.settings = settings
+        self.decoders: dict[str, MapDecoder] = typed_modules()
+        for tap, (shape, (channels, *size)) in enumerate(zip(shapes, feature_shapes or shapes, strict=True)):
+            if channels != shape[0]:
+                width, blocks = settings.decoder_width, settings.decoder_blocks
+                self.decoders[str(tap + 1)] = MapDecoder(channels, (size[0], size[1]), shape, width, blocks)
         if settings.weights_per == "channel":
             shapes = [(channels, 1, 1) for channels, _, _ in shapes]
         for name, start in FORMS[settings.form].parameters.items():
             setattr(self, name, nn.ParameterList(torch.full(shape, start) for shape in shapes))
+
+    def prepare(self, tap: int, features: Tensor) -> Tensor:
+        """Features as they come (B, K, h, w) -> what is then aligned with the map at tap `tap` (0..3)."""
+        name = str(tap + 1)
+        return self.decoders[name].upsample(features) if name in self.decoders else features
 
     def forward(self, tap: int, state: Tensor, features: Tensor) -> Tensor:
         """Compensate the server's map at tap `tap` (0..3).
@@ -91,8 +117,11 @@ class Compensation(nn.Module):
         Args:
             tap: which map.
             state: (B, C, H, W), the server's map s.
-            features: (B, C, H, W), the client's a for this tap, aligned with the map.
+            features: (B, C, H, W), prepared and aligned with the map; (B, width, H, W) where a decoder follows.
         """
+        name = str(tap + 1)
+        if name in self.decoders:
+            features = self.decoders[name](features, state)
         form = FORMS[self.settings.form]
         return form.compensate(state, features, **{name: getattr(self, name)[tap] for name in form.parameters})
 
@@ -100,13 +129,21 @@ class Compensation(nn.Module):
 class CompensatedServer(nn.Module):
     """A frozen recogniser with a compensation head.
 
-    Shape: images (B, 3, 112, 112) uint8 RGB and four feature maps (B, C_i, h_i, w_i) -> (B, D), unit length.
+    Args:
+        recogniser: whose maps are compensated.
+        settings: how.
+        feature_shapes: (K_i, h_i, w_i) of the client's features; None: they have the maps' channels.
+
+    Shape: images (B, 3, 112, 112) uint8 RGB and four feature maps (B, K_i, h_i, w_i) -> (B, D), unit length.
     """
 
-    def __init__(self, recogniser: Recogniser, settings: CompensationSettings = PUBLISHED) -> None:
+    def __init__(
+        self, recogniser: Recogniser, settings: CompensationSettings = PUBLISHED,
+        feature_shapes: Sequence[Shape] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.recogniser = recogniser
-        self.compensation = Compensation(recogniser.backbone.tap_shapes(), settings)
+        self.compensation = Compensation(recogniser.backbone.tap_shapes(), settings, feature_shapes)
 
     def taps(self, images: Tensor, features: Sequence[Tensor], count: int = NUM_TAPS) -> list[Tensor]:
         """The compensated maps (B, C_i, H_i, W_i) at the first `count` taps; no more is computed."""
@@ -115,7 +152,8 @@ class CompensatedServer(nn.Module):
         maps = []
         for tap in range(count):
             x = backbone.run_segment(tap, x)
-            x = self.compensation(tap, x, aligned(backbone, tap, features[tap], x.shape[-2:]))
+            prepared = self.compensation.prepare(tap, features[tap])
+            x = self.compensation(tap, x, aligned(backbone, tap, prepared, x.shape[-2:]))
             maps.append(x)
         return maps
 

@@ -18,7 +18,7 @@ class ProFaceC(nn.Module):
     def __init__(self, client: Client, recogniser: Recogniser, compensation: CompensationSettings = PUBLISHED) -> None:
         super().__init__()
         self.client = client
-        self.server = CompensatedServer(recogniser, compensation)
+        self.server = CompensatedServer(recogniser, compensation, client.feature_shapes)
 
     @property
     def recogniser(self) -> Recogniser:

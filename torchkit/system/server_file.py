@@ -48,6 +48,6 @@ def load_server_file(path: Path) -> Decoder:
         fingerprint = bytes.fromhex(contents["client_fingerprint"])
     fold_batch_norms(recogniser.backbone)  # as they were when the file was written
     load_state(recogniser.backbone, backbone, str(path))
-    server = CompensatedServer(recogniser, settings)
+    server = CompensatedServer(recogniser, settings, shapes)
     load_state(server.compensation, compensation, f"{path}, compensation")
     return Decoder(server, shapes, fingerprint)

@@ -201,6 +201,7 @@ def build_client(config: ClientConfig, recogniser: Recogniser) -> Client:
         layout=config.CLIENT.LAYOUT,
         channel_order=config.CLIENT.CHANNEL_ORDER,
         input=config.CLIENT.INPUT,
+        bottleneck=config.CLIENT.BOTTLENECK,
         bits=tuple(map(int, config.QUANTIZE.BITS)),
         pruned_channels=config.PRUNE.CHANNELS,
         pruned_values=config.PRUNE.VALUES,
