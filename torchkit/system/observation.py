@@ -11,7 +11,6 @@ another key sends.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -170,19 +169,6 @@ def augmented(images: np.ndarray, camera: Camera, seed: int) -> np.ndarray:
         face = np.ascontiguousarray(image.transpose(1, 2, 0))  # (112, 112, 3)
         taken[place] = camera(face, content_stream(face, seed, "camera")).transpose(2, 0, 1)
     return taken
-
-
-def concatenate(observations: Sequence[Observation]) -> Observation:
-    """One observation of all the faces; the same parts must be seen of each."""
-    features = [each.features for each in observations if each.features is not None]
-    embeddings = [each.embedding for each in observations if each.embedding is not None]
-    streams = [each.streams for each in observations if each.streams is not None]
-    return Observation(
-        torch.cat([each.images for each in observations]),
-        tuple(torch.cat(maps) for maps in zip(*features, strict=True)) if features else None,
-        torch.cat(embeddings) if embeddings else None,
-        tuple(itertools.chain.from_iterable(streams)) if streams else None,
-    )
 
 
 def undo_shuffle(observation: Observation, shuffles: Shuffles) -> Observation:

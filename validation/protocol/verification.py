@@ -12,15 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from validation.protocol.figures import (
-    FIGURES,
-    Curves,
-    Folds,
-    area,
-    equal_error_rates,
-    true_accept_rates,
-    why_not_measured,
-)
+from validation.protocol.figures import FIGURES, Curves, Folds
 
 THRESHOLDS = np.arange(0, 4, 0.01)
 """(400,) the thresholds that the protocol tries, in squared L2 distance of unit vectors (0 to 4)."""
@@ -206,38 +198,6 @@ def curves_of(distances: np.ndarray, same: np.ndarray) -> Curves:
 
 def _roc_thresholds(distances: np.ndarray) -> np.ndarray:
     return np.append(np.unique(distances), np.inf).astype(np.float64)
-
-
-def auc(distances: np.ndarray, same: np.ndarray) -> float:
-    """Area under the ROC: the chance that a genuine pair is nearer than an impostor pair, ties by half."""
-    return float(area(curves_of(distances, same))[0])
-
-
-def equal_error_rate(distances: np.ndarray, same: np.ndarray) -> float:
-    """The rate at which FMR equals FNMR, on straight lines between the points of the ROC."""
-    return float(equal_error_rates(curves_of(distances, same))[0])
-
-
-def tar_at_far(distances: np.ndarray, same: np.ndarray, far: float) -> float | None:
-    """The highest true accept rate of a threshold whose false accept rate is at most `far`.
-
-    Args:
-        distances: (n,) squared L2.
-        same: (n,) bool; both kinds must occur.
-        far: above 0, at most 1.
-
-    Returns:
-        The rate, 0 to 1, or None when there are too few impostor pairs, see `why_not_measured`.
-
-    Raises:
-        ValueError: `far` out of range, shapes or dtypes, or pairs of one kind only.
-    """
-    if not 0 < far <= 1:
-        raise ValueError(f"far = {far}, expected above 0 and at most 1")
-    curves = curves_of(distances, same)
-    if why_not_measured(far, curves.impostor_pairs) is not None:
-        return None
-    return float(true_accept_rates(curves, far)[0])
 
 
 def _check_pairs(distances: np.ndarray, same: np.ndarray) -> None:

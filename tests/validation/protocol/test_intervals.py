@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rates_of_pairs import auc, equal_error_rate, tar_at_far
 
 from validation.protocol import intervals
 from validation.protocol.figures import FIGURES, Curves, Folds, area, equal_error_rates, true_accept_rates
 from validation.protocol.intervals import bootstrap, resampled_curves, resampled_folds
-from validation.protocol.verification import auc, equal_error_rate, k_fold_accuracy, tar_at_far, verify_distances
+from validation.protocol.verification import k_fold_accuracy, verify_distances
 
 
 def overlapping(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
