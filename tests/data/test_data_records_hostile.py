@@ -123,7 +123,7 @@ def test_tfrecord_file(tmp_path: Path, case: str) -> None:
 
 PAYLOADS: dict[str, tuple[bytes, list[str]]] = {
     "no features": (b"", ["has no feature 'image', only: none"]),
-    "other features": (rf.example({"image": b"x", "label": 3}), ["has no feature 'image', only: label, image"]),
+    "other features": (rf.example({"photo": b"x", "label": 3}), ["has no feature 'image', only: label, photo"]),
     "image of numbers": (rf.example({"image": 7}), ["'image' has 0 byte strings"]),
     "two images": (
         rf.message(1, rf.message(1, rf.message(1, b"image") + rf.message(2, rf.message(1, rf.message(1, b"x") * 2)))),
