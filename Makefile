@@ -1,6 +1,8 @@
 # make demo     train and evaluate on the ORL faces: results under runs/demo/
 # make reproduce FACES=faces.tar SERVER=recogniser.pth
 #               train and evaluate on real faces: the table of README, under runs/reproduce/
+# make frontier FACES=faces.tar SERVER=recogniser.pth
+#               train and measure light clients and what they compete with, hours: runs/frontier/frontier.png
 # make test     the test suite, without what takes minutes
 # make slow     the rest of it
 # make bench    speed beside a plain baseline, as ratios: benchmarks/out/bench.json
@@ -12,7 +14,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo reproduce test slow lint check bench clean
+.PHONY: demo reproduce frontier test slow lint check bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m torchkit.data.prepare demo --out Data/demo --model-root model
@@ -35,6 +37,19 @@ reproduce: .venv/installed
 		--out $(OUT)/sets --name faces
 	$(BIN)/python validation/val_main.py --backbone-resume $(OUT)/client.pth --data-root $(OUT)/sets --datasets faces \
 		--out $(OUT)/validation
+
+FRONTIER := runs/frontier
+JUDGE := model/dlib_face_recognition_resnet_model_v1.dat
+frontier: .venv/installed
+	@test -f "$(FACES)" || { echo "FACES = '$(FACES)' is no file; make frontier FACES=faces.tar SERVER=recogniser.pth"; exit 2; }
+	@test -f "$(SERVER)" || { echo "SERVER = '$(SERVER)' is no file; make frontier FACES=faces.tar SERVER=recogniser.pth"; exit 2; }
+	mkdir -p $(FRONTIER)/faces
+	tar --extract --file "$(FACES)" --directory $(FRONTIER)/faces
+	test -f $(JUDGE) || $(BIN)/python -m torchkit.data.prepare demo --out Data/demo --model-root model
+	$(BIN)/python -m torchkit.data.prepare pairs --root $(FRONTIER)/faces --pairs $(FRONTIER)/faces/val_pairs.txt \
+		--out $(FRONTIER)/sets --name faces
+	$(BIN)/python validation/frontier_main.py --faces $(FRONTIER)/faces --sets $(FRONTIER)/sets \
+		--server-checkpoint "$(SERVER)" --judge-checkpoint $(JUDGE) --out $(FRONTIER)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -198,14 +198,14 @@ class Client(nn.Module):
                 self.quantisers[str(index + 1)] = Quantiser(settings.bits[index])
 
     def freeze_norms(self) -> None:
-        """Keep the batch norms' statistics as they are, in training too: for a backbone that starts from weights."""
+        """Keep the backbone's batch norms as they are, in training too: for a backbone that starts from weights."""
         self.norms_are_frozen = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Client:
         super().train(mode)
         if self.norms_are_frozen:
-            for module in self.modules():
+            for module in self.backbone.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
