@@ -34,7 +34,7 @@ from validation.protocol.pairs import PairScores, read_pairs
 from validation.protocol.verification import roc
 from validation.report.chart import file_name, save_png
 from validation.report.plots import Curve, overlay_figure
-from validation.report.rows import EXTRAS, label, show_extra, with_interval
+from validation.report.rows import EXTRAS, cost_table, label, show_extra, with_interval
 from validation.report.tables import Table
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "runs" / "comparison"
@@ -168,6 +168,12 @@ def comparison_table(runs: Sequence[Run]) -> Table:
     return Table(["dataset", "condition", "run", *titles, *COMPARED], body, text_columns=3)
 
 
+def run_costs(runs: Sequence[Run]) -> Table | None:
+    """What client and server run for a face, by condition and run; None where no run knows."""
+    rows = [(row, run) for run in runs for row in run.rows.values()]
+    return cost_table(["condition", "run"], (((row["condition"], run.name), row) for row, run in rows))
+
+
 def _with_interval(figure: Figure, row: dict[str, Any]) -> str:
     """The figure in a row of results.json; of the accuracy, by which runs are compared, also the interval."""
     interval = figure.find(row, "_interval") if figure.key == "accuracy" else None
@@ -190,12 +196,13 @@ def overlaid_curves(runs: Sequence[Run], dataset: str) -> dict[str, dict[str, Cu
     return curves
 
 
-def write_comparison(out: Path, runs: Sequence[Run], table: Table) -> list[Path]:
+def write_comparison(out: Path, runs: Sequence[Run], table: Table, costs: Table | None) -> list[Path]:
     """Write OUT/compare.md, compare.csv and the plots, and return their paths."""
     folders = "".join(f"- {run.name}: {run.folder}\n" for run in runs)
+    cost_text = f"\n## Cost of a face\n\n{costs.markdown()}" if costs else ""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([table.columns, *table.body])
-    atomic_write_text(out / "compare.md", f"# Comparison\n\n{folders}\n{table.markdown()}\n{NOTE}\n")
+    atomic_write_text(out / "compare.md", f"# Comparison\n\n{folders}\n{table.markdown()}\n{NOTE}\n{cost_text}")
     atomic_write_text(out / "compare.csv", text.getvalue())
     plots = []
     for dataset, scores in runs[0].scores.items():
@@ -210,7 +217,10 @@ def main(arguments: argparse.Namespace) -> None:
     table = comparison_table(runs)
     print(table.text())
     print(NOTE)
-    print("wrote " + ", ".join(map(str, write_comparison(arguments.out, runs, table))))
+    costs = run_costs(runs)
+    if costs:
+        print("\n" + costs.text())
+    print("wrote " + ", ".join(map(str, write_comparison(arguments.out, runs, table, costs))))
 
 
 if __name__ == "__main__":

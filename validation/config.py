@@ -25,6 +25,10 @@ class Settings:
     obfuscations: tuple[str, ...] = ("gaussian", "median", "pixelate", "hybrid")
     conditions: tuple[str, ...] = DEFAULT_CONDITIONS
     """What the recogniser is given, see validation/measure/conditions.py."""
+    fit_on: Path | None = None
+    """Training set, INDEX_ROOT/NAME, on which conditions such as client_alone are fitted; None: none."""
+    fit_data_root: Path | None = None
+    """Folder of its images; None: INDEX_ROOT."""
     camera: str | None = None
     """What a camera does to every image before all else: jpeg, shift, light; None: nothing."""
     server: str | None = None

@@ -17,6 +17,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "datasets": {"nargs": "+", "metavar": "NAME", "help": "validation sets"},
     "obfuscations": {"nargs": "+", "choices": KINDS, "help": "kinds of obfuscation"},
     "conditions": {"nargs": "+", "choices": CONDITIONS, "help": "what the recogniser is given"},
+    "fit-on": {
+        "type": Path,
+        "metavar": "INDEX_ROOT/NAME",
+        "help": "training set on which conditions are fitted that need it (client_alone)",
+    },
+    "fit-data-root": {"type": Path, "metavar": "DIR", "help": "folder of its images; INDEX_ROOT unless given"},
     "camera": {"choices": sorted(CAMERAS), "help": "what a camera does to every image first; nothing unless given"},
     "server": {"metavar": "NAME", "help": "recogniser; as the client file says unless given"},
     "server-checkpoint": {"type": Path, "metavar": "FILE", "help": "its weights; as the client file says unless given"},

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -38,17 +38,22 @@ from torchkit.payload import EncodedImage
 from torchkit.system import ProFaceC, load_system
 from torchkit.system.observation import channels_last
 from torchkit.util.cli import CommandParser, run_command, share_below
+from torchkit.util.cost import Cost
 from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.files import atomic_write_text
 from torchkit.util.provenance import provenance
 from validation.config import ROOT, Settings
-from validation.measure.conditions import Case, Parties, System
+from validation.measure.conditions import Case, Parties, Party, System
+from validation.measure.cost import cost_extras, measure_costs
 from validation.measure.evaluate import Computation, FaceBatch, embed_batches, face_batches, prepare
 from validation.measure.payload_size import PayloadSize, SizeCounter
 from validation.options import add_options
 from validation.protocol.verification import verify
 from validation.report.chart import new_figure, save_png, styled
+from validation.report.rows import COSTS, per_cent, show_extra
+from validation.report.tables import Table
 
+Costs = Mapping[Party, Cost]
 CALIBRATION_IMAGES = 64
 FLOAT_BYTES = 4
 BYTES_PER_KB = 1000
@@ -70,6 +75,8 @@ class Point:
     accuracy: float
     std: float
     """Over the folds."""
+    costs: dict[str, float]
+    """Of client and server for a face, as a row of results.json has them."""
 
     @property
     def label(self) -> str:
@@ -139,7 +146,7 @@ def measure(
     return {case: (result.accuracy, result.accuracy_std, sizes.get(case)) for case, result in results.items()}
 
 
-def image_points(system: System, quality: int | None, faces: Faces) -> list[Point]:
+def image_points(system: System, quality: int | None, faces: Faces, costs: Costs) -> list[Point]:
     """The clear and the obfuscated images, without features."""
     points = []
     wanted = [Case("clear"), Case("obfuscated", faces.kind)]
@@ -147,17 +154,21 @@ def image_points(system: System, quality: int | None, faces: Faces) -> list[Poin
         images = faces.images[case.name]
         sample = channels_last(images[:: max(1, len(images) // CALIBRATION_IMAGES)])
         size = float(np.mean([len(EncodedImage.compress(image, quality).data) for image in sample]))
-        points.append(Point(case.name, None, None, None, PayloadSize(size, size, 0), accuracy, std))
+        bytes_sent, cost = PayloadSize(size, size, 0), cost_extras(case.condition, costs)
+        points.append(Point(case.name, None, None, None, bytes_sent, accuracy, std, cost))
     return points
 
 
-def client_point(system: ProFaceC, client: Client, series: str, file: Path, share: float | None, faces: Faces) -> Point:
+def client_point(
+    system: ProFaceC, client: Client, series: str, file: Path, share: float | None, faces: Faces, costs: Costs
+) -> Point:
     """One client's accuracy and bytes."""
     case = Case("compensated", faces.kind)
     parties = Parties(system.recogniser, client, system.server)
     accuracy, std, size = measure(parties, faces, [case], f"{series} {client.settings.bits}")[case]
     assert size is not None
-    return Point(series, str(file), client.settings.bits, share, size, accuracy, std)
+    cost = cost_extras(case.condition, costs)
+    return Point(series, str(file), client.settings.bits, share, size, accuracy, std, cost)
 
 
 def published_layout(point: Point, system: ProFaceC) -> Point:
@@ -173,12 +184,13 @@ def evaluate_client(file: Path, arguments: argparse.Namespace, data: ValidationS
     computation = Computation(device, arguments.batch_size, arguments.num_workers, amp_dtype(arguments.amp, device))
     system = load_system(file).to(device).to(memory_format=torch.channels_last)
     faces = observe_faces(system, data, arguments.obfuscation, arguments.seed, computation)
-    points = image_points(system, system.client.settings.image_quality, faces) if first else []
-    trained = client_point(system, system.client, "trained", file, None, faces)
+    costs = measure_costs(system)  # quantising or pruning afterwards changes no multiply-add
+    points = image_points(system, system.client.settings.image_quality, faces, costs) if first else []
+    trained = client_point(system, system.client, "trained", file, None, faces, costs)
     points.append(trained)
     if is_compressed(system.client):
         client = without_quantisation(system.client)
-        return [*points, client_point(system, client, "trained, not quantised", file, None, faces)]
+        return [*points, client_point(system, client, "trained, not quantised", file, None, faces, costs)]
     points.append(published_layout(trained, system))
     clear, obfuscated = faces.images.values()
     sample = slice(None, None, max(1, len(clear) // CALIBRATION_IMAGES))
@@ -186,7 +198,7 @@ def evaluate_client(file: Path, arguments: argparse.Namespace, data: ValidationS
     for bits in arguments.bits:
         for share in arguments.prune if bits > 1 else [0.0]:
             client = recompressed(system.client, bits, share, prepared)
-            points.append(client_point(system, client, "compressed afterwards", file, share, faces))
+            points.append(client_point(system, client, "compressed afterwards", file, share, faces, costs))
     return points
 
 
@@ -229,15 +241,14 @@ def draw(points: list[Point], title: str, out: Path) -> Path:
     return save_png(figure, out)
 
 
-def format_points(points: list[Point]) -> str:
-    lines = [f"{'':<48}{'message B':>11}{'image B':>11}{'features B':>12}{'accuracy %':>12}"]
+def points_table(points: list[Point]) -> Table:
+    columns = ["", "message B", "image B", "features B", "accuracy %", *(extra.title for extra in COSTS.values())]
+    body = []
     for point in points:
-        size = point.size
-        lines.append(
-            f"{point.label:<48}{size.message:>11.0f}{size.image:>11.0f}{size.features:>12.0f}"
-            f"{100 * point.accuracy:>12.2f}"
-        )
-    return "\n".join(lines)
+        sizes = [f"{size:.0f}" for size in (point.size.message, point.size.image, point.size.features)]
+        costs = [show_extra(extra, point.costs.get(key)) for key, extra in COSTS.items()]
+        body.append([point.label, *sizes, per_cent(point.accuracy), *costs])
+    return Table(columns, body, text_columns=1)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -253,7 +264,7 @@ def main(arguments: argparse.Namespace) -> None:
     }
     atomic_write_text(arguments.out / "rate.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     image = draw(points, f"{data.name}, {arguments.obfuscation}", arguments.out / "rate.png")
-    print(format_points(points))
+    print(points_table(points).text())
     print(f"wrote {arguments.out / 'rate.json'}, {image}")
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from dataclasses import asdict, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from torchkit.data.camera import CAMERAS
 from torchkit.data.validation_set import ValidationSet, check_present, load_validation_set
-from torchkit.system import ProFaceC, load_client_file, trained
+from torchkit.system import ProFaceC, SystemCost, load_client_file, trained
 from torchkit.system.observation import augmented
 from torchkit.util.cli import CommandParser
+from torchkit.util.cost import Cost
 from torchkit.util.device import amp_dtype, keep_freed_memory, pick_device
 from torchkit.util.distributed import is_main
 from torchkit.util.files import atomic_write_bytes
 from torchkit.util.launch import run_processes, start_processes
 from torchkit.util.provenance import provenance
 from validation.config import Settings
-from validation.measure.conditions import Case, cases
-from validation.measure.evaluate import Computation, embed
+from validation.measure.conditions import Case, Party, cases
+from validation.measure.cost import cost_extras, measure_costs
+from validation.measure.evaluate import Collector, Computation, embed
 from validation.measure.payload_size import SizeCounter
+from validation.measure.training_images import read_training_images
 from validation.options import OPTIONS, add_options
 from validation.protocol.references import Reference, describe, find_reference
 from validation.protocol.verification import check_pairs
 from validation.report.examples import ExampleCollector
 from validation.report.outputs import SetResult, print_report, score_set, write_outputs
-from validation.report.rows import notes_on, rates_table, summary_table
+from validation.report.rows import condition_costs, notes_on, rates_table, summary_table
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -97,25 +101,44 @@ def server_weights(settings: Settings) -> Path:
     return trained.find_server(said, settings.server, settings.server_checkpoint)[1]
 
 
-def evaluate_set(
-    system: ProFaceC, data: ValidationSet, settings: Settings, device: torch.device, reference: Reference | None = None
-) -> SetResult | None:
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What is known before a validation set is read."""
+
+    device: torch.device
+    reference: Reference | None = None
+    """What the recogniser's authors published."""
+    costs: Mapping[Party, Cost] | None = None
+    """Of all that either party may run; None in a process that only embeds."""
+    fit_images: np.ndarray | None = None
+    """(M, 3, 112, 112) uint8 RGB: training images."""
+
+
+def evaluate_set(system: ProFaceC, data: ValidationSet, settings: Settings, context: Context) -> SetResult | None:
     """Figures, distances of all pairs and example faces of one validation set; None in a process that only embeds."""
     check_pairs(data.same, f"validation set {data.name!r}")
     wanted = cases(settings.obfuscations, settings.conditions)
     computation = Computation(
-        device, settings.batch_size, settings.num_workers, amp_dtype(settings.amp, device), settings.flip
+        context.device,
+        settings.batch_size,
+        settings.num_workers,
+        amp_dtype(settings.amp, context.device),
+        settings.flip,
     )
     counter, faces = SizeCounter(len(data.images), computation), ExampleCollector(data, settings.examples)
-    embeddings = embed(system, data, wanted, settings.seed, computation, [counter, faces])
+    collectors: list[Collector] = [counter, faces]
+    embeddings = embed(system, data, wanted, settings.seed, computation, collectors, context.fit_images)
     sizes = counter.mean_sizes(wanted)
     if not is_main():
         return None
     if settings.dump_embeddings:
         for case, array in embeddings.items():
             dump_embeddings(settings.out, data.name, case, array)
-    published = reference.accuracies.get(data.name) if reference else None
-    return score_set(data, embeddings, settings.resamples, settings.seed, sizes, published, faces.examples())
+    assert context.costs is not None
+    extras = {case: sizes[case].extras() if case in sizes else {} for case in wanted}
+    extras = {case: known | cost_extras(case.condition, context.costs) for case, known in extras.items()}
+    published = context.reference.accuracies.get(data.name) if context.reference else None
+    return score_set(data, embeddings, settings.resamples, settings.seed, extras, published, faces.examples())
 
 
 def dump_embeddings(out: Path, dataset: str, case: Case, embeddings: np.ndarray) -> None:
@@ -136,9 +159,12 @@ def main(arguments: argparse.Namespace) -> None:
     weights = server_weights(settings)
     # what was published holds for images that no camera changed
     reference = find_reference(system.recogniser.name, weights) if settings.camera is None else None
-    found = [evaluate_set(system, load_set(settings, name), settings, device, reference) for name in settings.datasets]
+    costs = measure_costs(system) if is_main() else None
+    fit_images = read_training_images(settings.fit_on, settings.fit_data_root) if settings.fit_on else None
+    context = Context(device, reference, costs, fit_images)
+    found = [evaluate_set(system, load_set(settings, name), settings, context) for name in settings.datasets]
     results = [result for result in found if result is not None]
-    if not is_main():
+    if costs is None:
         return
     rows = [row for result in results for row in result.rows]
     config = {
@@ -154,8 +180,11 @@ def main(arguments: argparse.Namespace) -> None:
     notes = notes_on(rows)
     if reference and any(row.reference_accuracy is not None for row in rows):
         notes.append(describe(reference))
+    if warning := SystemCost(costs["client"], costs["compensated server"]).warning():
+        notes.append(warning)
     written = write_outputs(settings.out, results, config, notes)
-    print_report([summary_table(rows), rates_table(rows, intervals=False)], notes, written)
+    tables = [summary_table(rows), rates_table(rows, intervals=False), condition_costs(rows)]
+    print_report([table for table in tables if table], notes, written)
 
 
 if __name__ == "__main__":

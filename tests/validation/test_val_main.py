@@ -207,6 +207,10 @@ def test_command_writes_results_and_plots(
         assert row["accuracy_interval"][0] <= row["accuracy_interval"][1]
         assert row["reference_accuracy"] is None
         assert (row["payload_bytes"] is not None) == (row["condition"] == "compensated")
+        assert (row["client_macs"] > 0) == (row["condition"] == "compensated")
+        assert row["server_macs"] > 0 and row["server_parameters"] > 0 and row["server_latency_ms"] > 0
+    assert any("more than half" in note for note in results["notes"])
+    assert "client MMAC" in shown and 'id="cost"' in (out / "report.html").read_text()
     assert results["rows"][0]["accuracy"] == 1  # equal images, equal embeddings
     pairs = read_pairs(out, "six")
     for condition, label in zip(cases(KINDS), pairs.labels, strict=True):

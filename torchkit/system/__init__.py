@@ -8,7 +8,7 @@ from torchkit.system.client_file import (
     save_phone_file,
 )
 from torchkit.system.contents import ClientFile, ServerReference
-from torchkit.system.cost import SystemCost, system_cost
+from torchkit.system.cost import SystemCost, recogniser_cost, system_cost
 from torchkit.system.model import ProFaceC
 from torchkit.system.server_file import load_server_file, save_server_file
 from torchkit.system.trained import MODEL_ROOT, find_checkpoint, find_server, load_system
@@ -25,6 +25,7 @@ __all__ = [
     "load_client_file",
     "load_server_file",
     "load_system",
+    "recogniser_cost",
     "restore_client",
     "save_client_file",
     "save_phone_file",

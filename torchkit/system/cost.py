@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from torchkit.server import Recogniser
 from torchkit.system.model import ProFaceC
 from torchkit.util.cost import Cost, measure_cost
 from torchkit.util.pixels import INPUT_SIZE_PX, to_batch
@@ -42,6 +44,11 @@ class SystemCost:
         )
 
 
+def recogniser_cost(recogniser: Recogniser) -> Cost:
+    """Measure what the recogniser costs by itself, on the CPU and in float32."""
+    return measure_cost(copy.deepcopy(recogniser).cpu(), _noise(1))
+
+
 def system_cost(system: ProFaceC) -> SystemCost:
     """Measure what client and server cost, on the CPU and in float32.
 
@@ -49,9 +56,14 @@ def system_cost(system: ProFaceC) -> SystemCost:
     """
     system = copy.deepcopy(system).cpu().eval()  # what is measured must not change what is trained
     system.client.set_progress(1, 1)  # what is never sent in the end does not count
-    noise = np.random.default_rng(0).integers(0, 256, (2, INPUT_SIZE_PX, INPUT_SIZE_PX, 3), np.uint8)
-    clear, obfuscated = to_batch(list(noise)).split(1)
+    clear, obfuscated = _noise(2).split(1)
     with torch.inference_mode():
         prepared = system.client.prepare(clear, obfuscated)
         features = system.client(prepared)
     return SystemCost(measure_cost(system.client, prepared), measure_cost(system.server, obfuscated, features))
+
+
+def _noise(count: int) -> Tensor:
+    """Images (count, 3, 112, 112) uint8, the same each time."""
+    noise = np.random.default_rng(0).integers(0, 256, (count, INPUT_SIZE_PX, INPUT_SIZE_PX, 3), np.uint8)
+    return to_batch(list(noise))

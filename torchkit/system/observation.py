@@ -66,15 +66,16 @@ class Observation:
             embedding=None if self.embedding is None else self.embedding.to(device),
         )
 
+    def encoded_images(self, quality: int | None) -> list[EncodedImage]:
+        """The images as they were sent; those without a stream are compressed, None: lossless, 0..100: lossy WebP."""
+        if self.streams is not None:
+            return [EncodedImage.read(stream) for stream in self.streams]
+        return [EncodedImage.compress(image, quality) for image in channels_last(self.images)]
+
     def payloads(self, encoder: Encoder) -> list[Payload]:
         """The messages that were observed, as `encoder` writes them."""
         assert self.features is not None
-        if self.streams is not None:
-            images = [EncodedImage.read(stream) for stream in self.streams]
-        else:
-            quality = encoder.client.settings.image_quality
-            images = [EncodedImage.compress(image, quality) for image in channels_last(self.images)]
-        return encoder.payloads(images, self.features)
+        return encoder.payloads(self.encoded_images(encoder.client.settings.image_quality), self.features)
 
 
 class ObservedFace(NamedTuple):

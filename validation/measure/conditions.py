@@ -9,15 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchkit.client import Client
 from torchkit.client.encoder import Encoder
-from torchkit.payload import encode, sizes
+from torchkit.payload import Payload, encode, sizes
 from torchkit.system.observation import Observation, observe
+from validation.measure.embedding_code import EmbeddingCode
+from validation.measure.ridge import LinearMap, fit_best_ridge
+
+Party = Literal["client", "recogniser", "compensated server"]
+"""What one of the parties may run for a face."""
+NO_FINGERPRINT = bytes(16)
 
 
 class System(Protocol):
@@ -93,6 +102,9 @@ class Condition:
     """Whether its observation has features."""
     message_sizes: Callable[[Subject], np.ndarray] | None = None
     """(B, 3) bytes of each face's message, of its image and of its features; None where no client sends anything."""
+    client_runs: Party | None = None
+    """What the client runs for a face: its own network, the recogniser, or nothing."""
+    server_runs: Party | None = "recogniser"
     prepare: Callable[[System, Iterable[Subject]], Any] | None = None
     """Called once for each obfuscation, with training faces under it (none, if no training images were given)."""
 
@@ -108,13 +120,74 @@ def _embed_compensated(subject: Subject) -> Tensor:
     return embedding
 
 
-def _payload_sizes(subject: Subject) -> np.ndarray:
-    counted = [sizes(encode(payload)) for payload in subject.observation.payloads(subject.prepared)]
+def _message_sizes(payloads: Iterable[Payload]) -> np.ndarray:
+    counted = [sizes(encode(payload)) for payload in payloads]
     return np.array([(size.message, size.image, sum(size.features)) for size in counted])
+
+
+def _payload_sizes(subject: Subject) -> np.ndarray:
+    return _message_sizes(subject.observation.payloads(subject.prepared))
 
 
 def _encoder(system: System, _: Iterable[Subject]) -> Encoder:
     return Encoder(system.client)
+
+
+def _embed_clear(subject: Subject) -> Tensor:
+    """The recogniser's embedding of the clear images, unit length."""
+    return F.normalize(subject.system.recogniser.forward_intermediates(subject.clear)[1])
+
+
+def _flat_features(subject: Subject) -> Tensor:
+    """(B, d): the features of all taps as they leave."""
+    assert subject.observation.features is not None
+    return torch.cat([tap.flatten(1) for tap in subject.observation.features], dim=1)
+
+
+def _fit_linear_map(_: System, faces: Iterable[Subject]) -> LinearMap:
+    pairs = [(_flat_features(subject), _embed_clear(subject)) for subject in faces]
+    if not pairs:
+        raise ValueError("the condition client_alone is fitted on training images: name their set with --fit-on")
+    features, embeddings = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
+    return fit_best_ridge(features, embeddings)
+
+
+def _embed_linear(subject: Subject) -> Tensor:
+    embedding: Tensor = subject.prepared(_flat_features(subject))
+    return embedding
+
+
+def _embedding_code(bits: int, system: System, _: Iterable[Subject]) -> EmbeddingCode:
+    return EmbeddingCode(system.recogniser.embedding_size, bits)
+
+
+def _embed_code(subject: Subject) -> Tensor:
+    code: EmbeddingCode = subject.prepared
+    return code.decode(code.encode(_embed_clear(subject)))
+
+
+def _code_sizes(subject: Subject) -> np.ndarray:
+    code: EmbeddingCode = subject.prepared
+    client = subject.system.client
+    images = subject.observation.encoded_images(None if client is None else client.settings.image_quality)
+    codes = code.encode(_embed_clear(subject)).cpu().numpy()
+    return _message_sizes(
+        Payload(NO_FINGERPRINT, image, (code.tap(row),)) for image, row in zip(images, codes, strict=True)
+    )
+
+
+def _embedding_only(bits: int, colour: str) -> Condition:
+    """The client runs the whole recogniser, and sends its embedding beside the obfuscated image."""
+    return Condition(
+        f"embedding_{bits}_bit",
+        f"the clear image's embedding in {bits} bit{'s' if bits > 1 else ''} a value, made by the client",
+        colour,
+        _embed_code,
+        message_sizes=_code_sizes,
+        client_runs="recogniser",
+        server_runs=None,
+        prepare=partial(_embedding_code, bits),
+    )
 
 
 CONDITIONS = {
@@ -129,8 +202,22 @@ CONDITIONS = {
             _embed_compensated,
             needs_client=True,
             message_sizes=_payload_sizes,
+            client_runs="client",
+            server_runs="compensated server",
             prepare=_encoder,
         ),
+        Condition(
+            "client_alone",
+            "what a linear map, fitted on training images, makes of the client's features without any server",
+            "#7a4fb0",
+            _embed_linear,
+            needs_client=True,
+            client_runs="client",
+            server_runs=None,
+            prepare=_fit_linear_map,
+        ),
+        _embedding_only(1, "#2f8f6b"),
+        _embedding_only(2, "#145c43"),
     )
 }
 DEFAULT_CONDITIONS = ("clear", "obfuscated", "compensated")

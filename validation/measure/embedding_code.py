@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchkit.payload import TapFeatures
+
 ROTATION_SEED = 0
 """Both parties know the rotation; it is no key."""
 TOLERANCE = 1e-12
@@ -70,6 +72,12 @@ class EmbeddingCode:
         """(B, D), unit length -> (B, D) int64 codes 0..2^bits - 1."""
         rotated = embeddings @ self.rotation.to(embeddings.device)
         return torch.bucketize(rotated, self.thresholds.to(embeddings.device))
+
+    def tap(self, codes: np.ndarray) -> TapFeatures:
+        """Codes (D,) of one embedding as a message carries them, whose codes are signed."""
+        signed = 2 * codes - 1 if self.bits == 1 else codes - 2 ** (self.bits - 1)
+        values = signed.astype(np.int8)[:, None, None]
+        return TapFeatures((len(codes), 1, 1), np.arange(len(codes)), self.bits, 1.0, values)
 
     def decode(self, codes: Tensor) -> Tensor:
         """(B, D) codes -> embeddings (B, D), of about unit length."""

@@ -25,6 +25,12 @@ class PayloadSize:
     features: float
     """Of all taps; what is left of the message is header and checksum."""
 
+    def extras(self) -> dict[str, float]:
+        """What a row of results tells of it."""
+        return {
+            "payload_bytes": self.message, "payload_image_bytes": self.image, "payload_feature_bytes": self.features,
+        }  # fmt: skip
+
 
 class SizeCounter:
     """Encodes the messages of up to `IMAGES` of `count` images, evenly spread, as an evaluation passes them.

@@ -21,7 +21,16 @@ from torchkit.util.files import atomic_write_text
 from validation.measure.conditions import CONDITIONS
 from validation.protocol.figures import shown_figures
 from validation.report.examples import Example
-from validation.report.rows import EXTRAS, Row, conditions_of, group_rows, per_cent, recovery, show_extra
+from validation.report.rows import (
+    EXTRAS,
+    Row,
+    condition_costs,
+    conditions_of,
+    group_rows,
+    per_cent,
+    recovery,
+    show_extra,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -66,6 +75,7 @@ def write_html(
         sections=[_section(section, rows) for section in sections],
         figures=shown_figures(),
         extras=[extra for extra in EXTRAS.values() if extra.title],
+        costs=condition_costs(rows),
         notes=notes,
         configuration=list(flattened(config)),
         per_cent=per_cent,

@@ -16,7 +16,6 @@ import numpy as np
 
 from torchkit.data.validation_set import ValidationSet
 from validation.measure.conditions import Case
-from validation.measure.payload_size import PayloadSize
 from validation.protocol.figures import measured_from
 from validation.protocol.intervals import bootstrap
 from validation.protocol.pairs import PairScores, score_pairs, write_pairs
@@ -52,7 +51,7 @@ def score_set(
     embeddings: Mapping[Case, np.ndarray],
     resamples: int,
     seed: int,
-    sizes: Mapping[Case, PayloadSize] | None = None,
+    extras: Mapping[Case, Mapping[str, float]] | None = None,
     published: float | None = None,
     examples: Sequence[Example] = (),
 ) -> SetResult:
@@ -63,7 +62,7 @@ def score_set(
         embeddings: (N, D) of its rows.
         resamples: for the intervals; 0: none.
         seed: of the resamples.
-        sizes: of the messages, in the cases that send some.
+        extras: what else is known of a case, by keys of `EXTRAS` and `COSTS`.
         published: accuracy that the recogniser's authors state for clear images.
         examples: of its faces.
     """
@@ -76,7 +75,7 @@ def score_set(
             result=verify_distances(found, data.same),
             images=len(data.images),
             pairs=len(data.same),
-            extras=size_extras(sizes[case]) if sizes and case in sizes else {},
+            extras=dict((extras or {}).get(case, {})),
             intervals=bootstrap(found, data.same, resamples, seed) if resamples else None,
             reference_accuracy=published if case.name == "clear" else None,
         )
@@ -84,13 +83,6 @@ def score_set(
     ]
     by_label = {row.label: found for row, found in zip(rows, distances.values(), strict=True)}
     return SetResult(rows, score_pairs(data, by_label, {row.label: row.result for row in rows}), examples)
-
-
-def size_extras(size: PayloadSize) -> dict[str, float]:
-    """The bytes of a message, as a row's extras."""
-    return {
-        "payload_bytes": size.message, "payload_image_bytes": size.image, "payload_feature_bytes": size.features,
-    }  # fmt: skip
 
 
 def write_outputs(out: Path, results: Sequence[SetResult], config: dict[str, Any], notes: Sequence[str]) -> list[Path]:

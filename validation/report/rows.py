@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,16 @@ PAYLOAD = (
     "payload bytes: mean size of a message, obfuscated image and features, over up to 128 images; --flip sends two."
 )
 
+COST = (
+    "cost of a face: MMAC, millions of multiply-adds of convolutions, linear layers and matrix products, as they are "
+    "run; ms, latency of the networks on this machine's CPU, float32, in PyTorch and in ONNX Runtime. Obfuscation, "
+    "coding and linear maps of conditions are not counted."
+)
+
 
 @dataclass(frozen=True)
 class Extra:
-    """What is known of a row beside its figures: a row of the table `EXTRAS`."""
+    """What is known of a row beside its figures: a row of one of the tables `EXTRAS` and `COSTS`."""
 
     key: str
     """In `Row.extras` and in the files."""
@@ -65,6 +71,27 @@ EXTRAS = {
 """payload_bytes: mean size of what the client sends for an image; of that, the obfuscated image and all features."""
 
 
+def _millions(value: float) -> str:
+    return f"{value / 1e6:,.1f}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.1f}"
+
+
+COSTS = {
+    f"{party}_{name}": Extra(f"{party}_{name}", f"{party} {title}", show)
+    for name, title, show in (
+        ("macs", "MMAC", _millions),
+        ("parameters", "parameters", "{:,.0f}".format),
+        ("latency_ms", "ms", _milliseconds),
+        ("onnx_latency_ms", "ms (ONNX)", _milliseconds),
+    )
+    for party in ("client", "server")
+}
+"""What either party runs for a face; the same on every set, so that it has a table of its own."""
+
+
 def show_extra(extra: Extra, value: float | None) -> str:
     """The value for people; "-" for None."""
     return "-" if value is None else extra.show(value)
@@ -81,7 +108,7 @@ class Row:
         result: the figures.
         images: distinct images of the set.
         pairs: pairs of the set.
-        extras: what else is known, by keys of `EXTRAS`.
+        extras: what else is known, by keys of `EXTRAS` and `COSTS`.
         intervals: of the figures, None where none were asked for.
         reference_accuracy: what the recogniser's authors published, 0 to 1, or None.
 
@@ -104,7 +131,7 @@ class Row:
             raise ValueError(f"condition {self.condition!r}, expected one of {', '.join(CONDITIONS)}")
         if self.obfuscation is None and CONDITIONS[self.condition].needs_obfuscation:
             raise ValueError(f"condition {self.condition!r} without an obfuscation: name the one that was used")
-        assert self.extras.keys() <= EXTRAS.keys(), self.extras
+        assert self.extras.keys() <= EXTRAS.keys() | COSTS.keys(), self.extras
 
     @property
     def label(self) -> str:
@@ -121,7 +148,7 @@ class Row:
             **nested(self.result.values),
             "images": self.images,
             "pairs": self.pairs,
-            **{key: self.extras.get(key) for key in EXTRAS},
+            **{key: self.extras.get(key) for key in (*EXTRAS, *COSTS)},
             **{f"{group}_missing": {} for group in groups},
             **nested(self.result.missing, "_missing"),
             **{f"{name}_interval": None for name in resampled},
@@ -201,6 +228,37 @@ def rates_table(rows: Sequence[Row], intervals: bool) -> Table:
     return Table(["dataset", "obfuscation", "condition", *titles], body, text_columns=3)
 
 
+def cost_table(titles: Sequence[str], costs: Iterable[tuple[tuple[str, ...], Mapping[str, Any]]]) -> Table | None:
+    """What client and server run for a face, and the client's multiply-adds as a share of the server's.
+
+    Args:
+        titles: of the columns that name a line.
+        costs: these names, and values by key of `COSTS`; the first that are known of each.
+
+    Returns:
+        None where nothing is known.
+    """
+    known: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    for names, values in costs:
+        if values.get("client_macs") is not None:
+            known.setdefault(names, values)
+    body = [
+        [*names, *(show_extra(extra, values.get(key)) for key, extra in COSTS.items()), _client_share(values)]
+        for names, values in known.items()
+    ]
+    columns = [*titles, *(extra.title for extra in COSTS.values()), "client/server %"]
+    return Table(columns, body, text_columns=len(titles)) if body else None
+
+
+def _client_share(values: Mapping[str, Any]) -> str:
+    return per_cent(values["client_macs"] / values["server_macs"], 1) if values["server_macs"] else "-"
+
+
+def condition_costs(rows: Iterable[Row]) -> Table | None:
+    """`cost_table` by condition."""
+    return cost_table(["condition"], (((row.condition,), row.extras) for row in rows))
+
+
 def notes_on(rows: Sequence[Row]) -> list[str]:
     """What a reader of the tables has to know, a sentence or two each."""
     notes = [PROTOCOL, WORDS, RECOVERY]
@@ -208,6 +266,8 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         notes.append(INTERVALS)
     if any("payload_bytes" in row.extras for row in rows):
         notes.append(PAYLOAD)
+    if any("client_macs" in row.extras for row in rows):
+        notes.append(COST)
     missing = {(row.dataset, key): reason for row in rows for key, reason in row.result.missing.items()}
     reasons = [f"{dataset} at {FIGURES[key].name} ({reason})" for (dataset, key), reason in missing.items()]
     if reasons:
@@ -302,6 +362,7 @@ def _markdown_text(rows: Sequence[Row], notes: Sequence[str]) -> str:
         summary_table(rows).markdown(),
         "## All rates\n",
         rates_table(rows, intervals=True).markdown(),
+        *(["## Cost of a face\n", costs.markdown()] if (costs := condition_costs(rows)) else []),
         "".join(f"- {note}\n" for note in notes),
     ]
     return "\n".join(part for part in parts if part)

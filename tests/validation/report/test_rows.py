@@ -19,7 +19,7 @@ from validation.protocol.figures import REPORTED_FARS
 from validation.protocol.intervals import Intervals
 from validation.protocol.verification import Verification
 from validation.report import rows as report
-from validation.report.rows import Row, notes_on, rates_table, summary_table, write_results
+from validation.report.rows import Row, condition_costs, notes_on, rates_table, summary_table, write_results
 from validation.report.tables import Table
 
 REASON = "3000 impostor pairs, 30000 needed"
@@ -43,10 +43,15 @@ def make_row(
     return Row(dataset, obfuscation, condition, result, **({"images": 7701, "pairs": 6000} | changes))
 
 
+COST_KEYS = (
+    "client_macs", "server_macs", "client_parameters", "server_parameters", "client_latency_ms", "server_latency_ms",
+    "client_onnx_latency_ms", "server_onnx_latency_ms",
+)  # fmt: skip
+COST = {"client_macs": 22_050_000, "server_macs": 221_000_000, "client_parameters": 1234, "client_latency_ms": 2.345}
 ROWS = [
     make_row("lfw", None, "clear", 0.9975, accuracy_std=0.0025),
     make_row("lfw", "gaussian", "obfuscated", 0.80),
-    make_row("lfw", "gaussian", "compensated", 0.95, extras={"payload_bytes": 14251.5}, intervals=INTERVALS),
+    make_row("lfw", "gaussian", "compensated", 0.95, extras={"payload_bytes": 14251.5, **COST}, intervals=INTERVALS),
     make_row("lfw", "hybrid", "obfuscated", 0.70),
     make_row("lfw", "hybrid", "compensated", 0.60),
     make_row("cplfw", None, "clear", 0.90),
@@ -176,13 +181,14 @@ def test_rates_table_holds_every_row_in_per_cent() -> None:
 
 
 def test_notes_explain_what_the_tables_hold() -> None:
-    (protocol, words, recovery, about_intervals, about_payload, missing) = notes_on(ROWS)
+    (protocol, words, recovery, about_intervals, about_payload, about_cost, missing) = notes_on(ROWS)
     assert "LFW protocol" in protocol and "+/-" in protocol
     for word in ("genuine", "impostor", "FMR", "FNMR", "FAR", "TAR", "ROC", "DET", "AUC", "EER"):
         assert word in words
     assert recovery.startswith("recovery: ")
     assert "95 % interval" in about_intervals
     assert about_payload.startswith("payload bytes: ")
+    assert about_cost.startswith("cost of a face: ")
     assert f"lfw at 1e-3 ({REASON})" in missing
     assert missing.count(": lfw at") + missing.count("; lfw at") == 1  # said once, not for every row
     measured = replace(RATES, missing={})
@@ -193,6 +199,18 @@ def test_markdown_is_a_table_of_the_same_cells() -> None:
     table = Table(["name", "a|b"], [["x|y", "1"], ["z", "22"]], text_columns=1)
     assert table.markdown() == "| name | a\\|b |\n| --- | ---: |\n| x\\|y | 1 |\n| z | 22 |\n"
     assert table.text() == "name  a|b\n----  ---\nx|y     1\nz      22\n"
+
+
+def test_costs_have_a_table_of_their_own() -> None:
+    table = condition_costs(ROWS)
+    assert table is not None
+    assert dict(zip(table.columns, table.body[0], strict=True)) == {
+        "condition": "compensated", "client MMAC": "22.1", "server MMAC": "221.0", "client parameters": "1,234",
+        "server parameters": "-", "client ms": "2.3", "server ms": "-", "client ms (ONNX)": "-",
+        "server ms (ONNX)": "-", "client/server %": "10.0",
+    }  # fmt: skip
+    assert len(table.body) == 1
+    assert condition_costs(ROWS[:2]) is None
 
 
 def naive_flat(row: Row) -> dict[str, Any]:
@@ -218,6 +236,7 @@ def naive_flat(row: Row) -> dict[str, Any]:
         "payload_bytes": row.extras.get("payload_bytes"),
         "payload_image_bytes": row.extras.get("payload_image_bytes"),
         "payload_feature_bytes": row.extras.get("payload_feature_bytes"),
+        **{key: row.extras.get(key) for key in COST_KEYS},
         "tar_at_far_missing": {"1e-3": REASON},
         "accuracy_interval": interval("accuracy"),
         "auc_interval": interval("auc"),
@@ -257,10 +276,12 @@ def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
         assert line == {name: "" if value is None else str(value) for name, value in flat.items()}
 
 
-def test_markdown_file_holds_both_tables_and_the_notes(tmp_path: Path) -> None:
+def test_markdown_file_holds_all_tables_and_the_notes(tmp_path: Path) -> None:
     text = write_results(tmp_path, ROWS, {}, ["first note", "second note"])["md"].read_text()
     assert summary_table(ROWS).markdown() in text
     assert rates_table(ROWS, intervals=True).markdown() in text
+    costs = condition_costs(ROWS)
+    assert costs is not None and f"## Cost of a face\n\n{costs.markdown()}" in text
     assert "- first note\n- second note\n" in text
 
 
