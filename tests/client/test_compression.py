@@ -156,7 +156,7 @@ def test_compressed_client_learns_through_it() -> None:
         ({"backbone": "mobilefacenett"}, r"unknown backbone 'mobilefacenett'; did you mean 'mobilefacenet'\?"),
         ({"layout": "other"}, "layout 'other': allowed are native, published"),
         ({"channel_order": "grb"}, "channel order 'grb': allowed are rgb, bgr"),
-        ({"input": "clear"}, "input 'clear': allowed are residual, both"),
+        ({"input": "sum"}, "input 'sum': allowed are residual, both"),
         ({"server_shapes": OWN_SHAPES[:3]}, "3 server maps: expected 4"),
         ({"shuffle_taps": (0,)}, r"shuffle of taps \[0\].*allowed are taps 1\.\.4"),
         ({"shuffle_taps": (1, 5)}, r"shuffle of taps \[1, 5\].*allowed are taps 1\.\.4"),

@@ -413,7 +413,7 @@ def every_channel_in_a_bitmap(raw: RawMessage) -> None:
     [
         (set_field("magic", b"PFX"), "not a message"),
         (set_field("version", 0), "version 00"),
-        (set_field("version", 2), "version 02"),
+        (set_field("version", 3), "version 03"),
         (set_field("image_bytes", 0), "bytes follow the header"),
         (set_field("image_bytes", 2**32 - 1), "bytes follow the header"),
         (set_field("tap_count", 0), "0 taps"),

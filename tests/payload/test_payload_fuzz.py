@@ -2,9 +2,10 @@
 
 The default suite takes 4,000. For more:
 
-    PROFACE_FUZZ=100000 python -m pytest tests/test_payload_fuzz.py
+    PROFACE_FUZZ=100000 python -m pytest tests/payload/test_payload_fuzz.py
 
-Message number n is the same in every run, so that what a failure names can be made again with `damaged(n)`.
+Message number n is the same in every run, so that what a failure names can be made again with `damaged(n)`, or with
+`damaged_coded(n)` for messages of version 2.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from functools import cache
 
 import numpy as np
 import pytest
+from test_compact_format import RawCompact, coding_for
 from test_payload_format import STORED, RawMessage, draw_codes, some_image, with_checksum
 
-from torchkit.payload import Payload, PayloadError, TapFeatures, decode, encode
+from torchkit.payload import Coding, Payload, PayloadError, TapFeatures, decode, encode
 
 MESSAGES = int(os.environ.get("PROFACE_FUZZ", "4000"))
 HEADER_BYTES = 150
@@ -159,6 +161,36 @@ def damaged(number: int) -> bytes:
     return with_checksum(damage(message[:-4], rng)) if way == "whole but checksum" else damage(message, rng)
 
 
+@cache
+def coded_samples() -> tuple[tuple[bytes, Coding], ...]:
+    """Right messages of version 2 and their codings."""
+    payloads = [decode(message) for message in samples()]
+    codings = [coding_for(payload, seed) for seed, payload in enumerate(payloads)]
+    return tuple((encode(payload, coding), coding) for payload, coding in zip(payloads, codings, strict=True))
+
+
+def damage_a_part(message: bytes, rng: random.Random) -> bytes:
+    """Damage the image or the features of one tap of a message of version 2; the lengths are made right."""
+    raw = RawCompact.read(message)
+    number = rng.randrange(-1, len(raw.data))
+    if number < 0:
+        raw.image = damage(raw.image, rng)
+    elif raw.data[number]:
+        raw.data[number] = damage(raw.data[number], rng)
+    return raw.with_true_lengths().write()
+
+
+def damaged_coded(number: int) -> tuple[bytes, Coding]:
+    """Like `damaged`, of version 2, and the coding with which it is read."""
+    rng = random.Random(number)
+    message, coding = rng.choice(coded_samples())
+    way = rng.choice(("whole", "whole but checksum", "part", "part"))
+    if way == "part":
+        return damage_a_part(message, rng), coding
+    damaged_message = damage(message[:-4], rng) if way == "whole but checksum" else damage(message, rng)
+    return with_checksum(damaged_message) if way == "whole but checksum" else damaged_message, coding
+
+
 def process_peak_bytes() -> int:
     """The most memory that the process has held so far; 0 where the system does not tell in a known unit."""
     if sys.platform != "linux":
@@ -168,10 +200,10 @@ def process_peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def outcome(message: bytes) -> str:
+def outcome(message: bytes, coding: Coding | None = None) -> str:
     """`read`, or the words of the PayloadError that hold no number."""
     try:
-        payload = decode(message)
+        payload = decode(message, coding)
     except PayloadError as error:
         return " ".join(word for word in str(error).split() if not any(map(str.isdigit, word)))
     assert decode(encode(payload)) == payload
@@ -181,35 +213,46 @@ def outcome(message: bytes) -> str:
 def test_damaged_messages_are_read_or_refused() -> None:
     for message in samples():
         assert outcome(message) == "read"
+    parts = ("read", "checksum", "bits a value", "bytes follow the", "image cannot be decoded", "decompressed")
+    check_outcomes(lambda number: (damaged(number), None), MESSAGES, parts)
+
+
+def test_damaged_messages_of_version_2_are_read_or_refused() -> None:
+    for message, coding in coded_samples():
+        assert outcome(message, coding) == "read"
+    parts = ("read", "checksum", "bytes follow the", "is of client", "image cannot be decoded", "cannot be decoded")
+    check_outcomes(damaged_coded, MESSAGES // 8, parts)
+
+
+def check_outcomes(make: Callable[[int], tuple[bytes, Coding | None]], count: int, parts: tuple[str, ...]) -> None:
+    """Attempt `count` messages; of the outcomes each of `parts` must be in one, otherwise this would say little."""
     outcomes: Counter[str] = Counter()
     tracemalloc.start()
     try:
         before = process_peak_bytes()
-        for number in range(MESSAGES):
-            outcomes[attempt(number)] += 1
+        for number in range(count):
+            outcomes[attempt(number, *make(number))] += 1
         assert process_peak_bytes() - before < GROWTH_BYTES
     finally:
         tracemalloc.stop()
-    print("\n".join(f"{count:7d}  {name}" for name, count in outcomes.most_common()))
-    # The messages get past each line of checks; otherwise this test would say little.
-    for part in ("read", "checksum", "bits a value", "bytes follow the", "image cannot be decoded", "decompressed"):
+    print("\n".join(f"{occurrences:7d}  {name}" for name, occurrences in outcomes.most_common()))
+    for part in parts:
         assert any(part in name for name in outcomes), part
 
 
-def attempt(number: int) -> str:
-    """Decode `damaged(number)`; fails for any other exception, too much memory or too much time."""
-    message = damaged(number)
+def attempt(number: int, message: bytes, coding: Coding | None) -> str:
+    """Decode a damaged message; fails for any other exception, too much memory or too much time."""
     tracemalloc.reset_peak()
     held = tracemalloc.get_traced_memory()[0]
     start = time.thread_time()
     try:
-        result = outcome(message)
+        result = outcome(message, coding)
     except Exception as error:
-        raise AssertionError(f"damaged({number})") from error
+        raise AssertionError(f"damaged message {number}") from error
     seconds = time.thread_time() - start
     peak = tracemalloc.get_traced_memory()[1] - held
-    assert seconds < SECONDS, f"damaged({number}) took {seconds} s"
-    assert peak < PEAK_BYTES, f"damaged({number}) took {peak} bytes"
+    assert seconds < SECONDS, f"damaged message {number} took {seconds} s"
+    assert peak < PEAK_BYTES, f"damaged message {number} took {peak} bytes"
     return result
 
 

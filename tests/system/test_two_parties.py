@@ -16,7 +16,8 @@ from torch import Tensor
 
 from torchkit.backbone import get_model
 from torchkit.client import Client, ClientSettings
-from torchkit.client.encoder import Encoder, fingerprint
+from torchkit.client.calibrate import count_frequencies
+from torchkit.client.encoder import Encoder, coding_of, fingerprint
 from torchkit.payload import Payload, PayloadError, decode, encode
 from torchkit.server import load_recogniser
 from torchkit.server.decoder import Decoder, features_of
@@ -28,6 +29,7 @@ from torchkit.system import (
     load_server_file,
     restore_client,
     save_client_file,
+    save_server_file,
 )
 from torchkit.util.pixels import to_batch
 from torchkit.util.weights import load_weights_file, save_weights_file
@@ -130,6 +132,20 @@ def test_two_parties_give_the_embedding_of_the_whole(folder: Path, images: Image
     np.testing.assert_array_equal(found, expected)
     for message, embedding in zip(messages, expected, strict=True):
         np.testing.assert_allclose(decoder([decode(message)])[0], embedding, rtol=0, atol=1e-6)
+
+
+def test_a_server_file_holds_what_reads_range_coded_messages(images: Images, tmp_path: Path) -> None:
+    client = trained_client(replace(PRUNED, coding="range"))
+    count_frequencies(client, [tuple(map(to_batch, images))])
+    torch.save(get_model("mobilefacenet").state_dict(), tmp_path / "recogniser.pth")
+    system = ProFaceC(client, load_recogniser("mobilefacenet", tmp_path / "recogniser.pth")).eval()
+    path = tmp_path / "server.pth"
+    save_server_file(path, system.server, client.feature_shapes, fingerprint(client), coding_of(client))
+    decoder, encoder = load_server_file(path), Encoder(client)
+    messages = encoder.messages(*images)
+    assert [decoder.read(message) for message in messages] == encoder(*images)
+    with pytest.raises(PayloadError, match="expected was"):
+        decoder.read(Encoder(trained_client(replace(PRUNED, coding="range"), key_seed=12)).messages(*images)[0])
 
 
 def test_the_server_resizes_features(images: Images, tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ from conftest import TinySet
 
 import train as train_command
 from torchkit.backbone import get_model
+from torchkit.client.frequencies import FrequencyTable
 from torchkit.config import load_config
 from torchkit.head import load_full_state
 from torchkit.loss import map_error, weighted_map_error
-from torchkit.system import load_client_file
+from torchkit.payload import FREQUENCY_TOTAL
+from torchkit.system import load_client_file, restore_client
 from torchkit.task import TrainTask
 from torchkit.task.checkpoints import CheckpointFolder
 from torchkit.util.cli import run_command
@@ -296,6 +298,17 @@ def test_compression_can_start_from_a_client_without(experiment: Path) -> None:
         )
     )
     assert not back.system.client.quantisers
+
+
+def test_frequencies_are_counted_when_the_client_is_written(experiment: Path) -> None:
+    overrides = ["QUANTIZE.BITS=4", "QUANTIZE.CODING=range", "PRUNE.CHANNELS=[1,0,0,1]", "SHUFFLE.TAPS=[]"]
+    TrainTask(load_config(experiment, overrides)).run()
+    file = load_client_file(experiment.parent / "out" / "client.pth")
+    client = restore_client(file, "client.pth")
+    assert set(client.frequencies) == {"2", "3"}
+    for name, table in client.frequencies.items():
+        assert (table.table.sum(-1) == FREQUENCY_TOTAL).all()
+        assert not torch.equal(table.table, FrequencyTable(client.feature_shapes[int(name) - 1], 4).table)
 
 
 def test_new_key_needs_a_client_to_start_from(experiment: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from torchkit.backbone import NUM_TAPS
-from torchkit.client.model import Client
-from torchkit.client.quantise import FLOAT_BITS
+from torchkit.client.model import TAP_NAMES, Client
+from torchkit.client.quantise import FLOAT_BITS, Quantiser
+from torchkit.payload.packing import symbols_of
 
 
 @torch.no_grad()
@@ -35,6 +37,40 @@ def recompressed(client: Client, bits: int, value_share: float, prepared: Tensor
         if name in made.quantisers:
             made.quantisers[name].calibrate(features.float())
     return made
+
+
+@torch.no_grad()
+def count_frequencies(client: Client, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Set a client's tables of frequencies by the codes that it sends for these images; what else it holds stays.
+
+    Args:
+        client: trained.
+        batches: pairs of clear and obfuscated images (B, 3, 112, 112) uint8 RGB.
+    """
+    was_training = client.training
+    client.eval()
+    counts = {
+        name: torch.zeros(shape[0], shape[1] * shape[2], 2 ** client.quantisers[name].bits, dtype=torch.int64)
+        for name, shape in zip(TAP_NAMES, client.feature_shapes, strict=True)
+        if name in client.frequencies
+    }
+    for clear, obfuscated in batches:
+        for name, features in client.unquantised(client.prepare(clear, obfuscated)).items():
+            if name in counts:
+                counts[name] += _occurrences(client.quantisers[name], features)
+    for name, of_tap in counts.items():
+        client.frequencies[name].set_counts(of_tap)
+    client.train(was_training)
+
+
+def _occurrences(quantiser: Quantiser, features: Tensor) -> Tensor:
+    """How often each code stands in each place of features (B, C, h, w): (C, h * w, 2**bits) int64."""
+    codes = quantiser.codes(features).flatten(2).cpu().numpy()
+    symbols = torch.from_numpy(symbols_of(codes, quantiser.bits)).long()  # (B, C, h * w)
+    channels, cells, values = *symbols.shape[1:], 2**quantiser.bits
+    rows = torch.arange(channels * cells).view(channels, cells)
+    found = torch.bincount((rows * values + symbols).flatten(), minlength=channels * cells * values)
+    return found.view(channels, cells, values)
 
 
 def without_quantisation(client: Client) -> Client:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchkit.client.model import Client, ClientSettings
+from torchkit.client.model import TAP_NAMES, Client, ClientSettings
 from torchkit.client.quantise import FLOAT_BITS
-from torchkit.payload import EncodedImage, Payload, TapFeatures
+from torchkit.payload import FREQUENCY_TOTAL, Coding, EncodedImage, Payload, TapCoding, TapFeatures, encode
 from torchkit.payload.message import FINGERPRINT_BYTES
 from torchkit.util.pixels import to_batch
 
@@ -33,6 +33,7 @@ class Encoder:
     def __init__(self, client: Client) -> None:
         self.client = client.eval()
         self.fingerprint = fingerprint(client)
+        self.coding = coding_of(client)
 
     @torch.inference_mode()
     def __call__(self, clear: Sequence[np.ndarray], obfuscated: Sequence[np.ndarray]) -> list[Payload]:
@@ -53,13 +54,49 @@ class Encoder:
         taps = [self._tap_features(str(tap), maps) for tap, maps in enumerate(features, start=1)]
         return [Payload(self.fingerprint, *message) for message in zip(images, zip(*taps, strict=True), strict=True)]
 
+    def messages(self, clear: Sequence[np.ndarray], obfuscated: Sequence[np.ndarray]) -> list[bytes]:
+        """The payloads of faces as bytes, as this client writes them."""
+        return [encode(payload, self.coding) for payload in self(clear, obfuscated)]
+
     def _tap_features(self, name: str, features: Tensor) -> list[TapFeatures]:
         """What leaves of one tap's features (B, C, h, w), quantised or to be quantised, for each image."""
-        bits, step, codes = FLOAT_BITS, 1.0, features.float()
-        if name in self.client.quantisers and (quantiser := self.client.quantisers[name]).active:
-            bits, step, codes = quantiser.bits, quantiser.step.item(), quantiser.codes(features)
-        kept = np.arange(codes.shape[1])
-        if name in self.client.pruners:
-            kept = kept[self.client.pruners[name].keep.cpu().numpy()]
+        bits, step = bits_and_step(self.client, name)
+        codes = features.float() if bits == FLOAT_BITS else self.client.quantisers[name].codes(features)
+        kept = kept_channels(self.client, name)
         shape = (codes.shape[1], codes.shape[2], codes.shape[3])
         return [TapFeatures(shape, kept, bits, step, one_face[kept]) for one_face in codes.cpu().numpy()]
+
+
+def bits_and_step(client: Client, name: str) -> tuple[int, float]:
+    """Of what leaves a tap ("1".."4"); 32 and 1 while it is not quantised."""
+    if name in client.quantisers and (quantiser := client.quantisers[name]).active:
+        return quantiser.bits, quantiser.step.item()
+    return FLOAT_BITS, 1.0
+
+
+def kept_channels(client: Client, name: str) -> np.ndarray:
+    """(K,) int64: the channels of a tap ("1".."4") that are sent."""
+    kept = np.arange(client.feature_shapes[int(name) - 1][0])
+    return kept[client.pruners[name].keep.cpu().numpy()] if name in client.pruners else kept
+
+
+def coding_of(client: Client) -> Coding | None:
+    """What the reader of a client's messages has to know beforehand; None: nothing."""
+    if client.settings.coding != "range":
+        return None
+    taps = []
+    for name, shape in zip(TAP_NAMES, client.feature_shapes, strict=True):
+        bits, step = bits_and_step(client, name)
+        kept = kept_channels(client, name)
+        taps.append(TapCoding(shape, kept, bits, step, _frequencies(client, name)[kept]))
+    return Coding(fingerprint(client), tuple(taps))
+
+
+def _frequencies(client: Client, name: str) -> np.ndarray:
+    """(C, h * w or 1, codes) int64 of a tap, none of whose channels may be sent."""
+    bits, _ = bits_and_step(client, name)
+    if bits == FLOAT_BITS:
+        return np.zeros((client.feature_shapes[int(name) - 1][0], 1, 0), np.int64)
+    if name not in client.frequencies:
+        return np.full((client.feature_shapes[int(name) - 1][0], 1, 2**bits), FREQUENCY_TOTAL // 2**bits, np.int64)
+    return client.frequencies[name].table.cpu().numpy().astype(np.int64)

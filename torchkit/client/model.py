@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkit.backbone import NUM_TAPS, Backbone, Shape, canonical_name, get_model, resize
+from torchkit.client.frequencies import FrequencyTable
 from torchkit.client.prune import Pruner, check_shares
 from torchkit.client.quantise import FLOAT_BITS, Quantiser, check_bits
 from torchkit.client.shuffle import BlockChannelShuffle, draw_key
@@ -28,7 +29,9 @@ from torchkit.util.pixels import CHANNEL_ORDERS, ChannelOrder, network_input, re
 Layout = Literal["native", "published"]
 Input = Literal["residual", "both", "difference", "clear"]
 InterfaceStart = Literal["zero", "identity", "random"]
-LAYOUTS, INPUTS = get_args(Layout), get_args(Input)
+CodingKind = Literal["packed", "range"]
+LAYOUTS, INPUTS, CODINGS = get_args(Layout), get_args(Input), get_args(CodingKind)
+TAP_NAMES = tuple(str(tap) for tap in range(1, NUM_TAPS + 1))
 STORED_NAMES = {"image_quality": "picture_quality"}
 """Settings that client files, and with them fingerprints, know by an older name."""
 
@@ -59,13 +62,16 @@ class ClientSettings:
     """Share of the values of the other channels that is sent as zero."""
     image_quality: int | None = None
     """Of the obfuscated image: None lossless, 0..100 lossy WebP."""
+    coding: str = "packed"
+    """Of quantised features in messages. packed: version 1, packed codes, compressed where that is shorter; range:
+    version 2, a range coder with the frequencies of codes in the client's file."""
 
     def without_compression(self) -> ClientSettings:
         """The settings of the same client that sends everything: what two clients must share to share weights."""
         none = ClientSettings(self.server_shapes)
         return replace(
             self, bits=none.bits, pruned_channels=none.pruned_channels, pruned_values=none.pruned_values,
-            image_quality=none.image_quality,
+            image_quality=none.image_quality, coding=none.coding,
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -116,6 +122,8 @@ class ClientSettings:
             except ValueError as error:
                 raise ValueError(f"{name} {error}") from error
         check_one_bit(self.bits, self.pruned_values, "bits", "pruned_values")
+        if self.coding not in CODINGS:
+            raise ValueError(f"coding {self.coding!r}: allowed are {', '.join(CODINGS)}")
         if self.image_quality is not None and self.image_quality not in range(101):
             raise ValueError(f"image quality {self.image_quality}: allowed are 0..100, or none for lossless")
 
@@ -190,12 +198,15 @@ class Client(nn.Module):
             self.shuffles[str(tap)] = BlockChannelShuffle(shape, settings.shuffle_block_px, key)
         self.pruners: dict[str, Pruner] = typed_modules()
         self.quantisers: dict[str, Quantiser] = typed_modules()
+        self.frequencies: dict[str, FrequencyTable] = typed_modules()
         for index, shape in enumerate(self.feature_shapes):
             shares = settings.pruned_channels[index], settings.pruned_values[index]
             if any(shares):
                 self.pruners[str(index + 1)] = Pruner(shape[0], *shares)
             if settings.bits[index] != FLOAT_BITS:
                 self.quantisers[str(index + 1)] = Quantiser(settings.bits[index])
+                if settings.coding == "range" and shares[0] < 1:
+                    self.frequencies[str(index + 1)] = FrequencyTable(shape, settings.bits[index])
 
     def freeze_norms(self) -> None:
         """Keep the backbone's batch norms as they are, in training too: for a backbone that starts from weights."""
@@ -291,8 +302,7 @@ class Client(nn.Module):
 
     def sent_taps(self) -> list[int]:
         """The taps, counted from 1, of which any channel is sent; the backbone runs up to the last of them."""
-        names = map(str, range(1, NUM_TAPS + 1))
-        return [int(name) for name in names if name not in self.pruners or not self.pruners[name].is_closed]
+        return [int(name) for name in TAP_NAMES if name not in self.pruners or not self.pruners[name].is_closed]
 
     def _taps(self, prepared: Tensor, count: int) -> list[Tensor]:
         """The first `count` maps that the features are made of."""

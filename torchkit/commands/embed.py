@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from torchkit.commands.convert import MESSAGE_SUFFIX, add_batch_arguments, convert_files, find_conversions
-from torchkit.payload import Payload, PayloadError, decode
+from torchkit.payload import Payload, PayloadError
 from torchkit.payload.limits import MAX_MESSAGE_BYTES
 from torchkit.server.decoder import Decoder
 from torchkit.system import load_server_file
@@ -63,11 +63,9 @@ def read_message(decoder: Decoder, path: Path) -> Payload:
     with path.open("rb") as file:
         data = file.read(MAX_MESSAGE_BYTES + 1)
     try:
-        payload = decode(data)
-        decoder.check(payload)
+        return decoder.read(data)
     except PayloadError as error:
         raise PayloadError(f"{path}: {error}") from error
-    return payload
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -22,7 +22,6 @@ from torchkit.client.encoder import Encoder
 from torchkit.commands.convert import MESSAGE_SUFFIX, add_batch_arguments, convert_files, find_conversions
 from torchkit.data.images import EXTENSIONS, read_face
 from torchkit.obfuscation import EVALUATION_SEED, KINDS, evaluation_image
-from torchkit.payload import encode
 from torchkit.system import load_client_file, restore_client
 from torchkit.util.cli import CommandParser
 from torchkit.util.device import pick_device
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     def messages(images: list[np.ndarray]) -> list[bytes]:
         obfuscated = [evaluation_image(image, kind, seed) for image in images]
-        return [encode(payload) for payload in encoder(images, obfuscated)]
+        return encoder.messages(images, obfuscated)
 
     outcome = convert_files(conversions, _read_image, messages, arguments.batch_size, arguments.overwrite)
     print(f"messages: {arguments.out} ({outcome}), of client {encoder.fingerprint.hex()}")

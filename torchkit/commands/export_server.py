@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from torchkit.client.encoder import fingerprint
+from torchkit.client.encoder import coding_of, fingerprint
 from torchkit.system import load_system, save_server_file
 from torchkit.util.cli import CommandParser
 from torchkit.util.pixels import CHANNEL_ORDERS
@@ -36,5 +36,5 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     system = load_system(arguments.client, arguments.server, arguments.server_checkpoint, arguments.channel_order)
     client_name = fingerprint(system.client)
-    save_server_file(arguments.out, system.server, system.client.feature_shapes, client_name)
+    save_server_file(arguments.out, system.server, system.client.feature_shapes, client_name, coding_of(system.client))
     print(f"server: {arguments.out}, {system.recogniser.name}, for client {client_name.hex()}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from torchkit.backbone import NUM_TAPS, canonical_name
-from torchkit.client.model import Input, InterfaceStart, Layout, check_one_bit
+from torchkit.client.model import CodingKind, Input, InterfaceStart, Layout, check_one_bit
 from torchkit.client.prune import check_shares
 from torchkit.client.quantise import check_bits
 from torchkit.config.schema import EmbeddingConfig, ValidationConfig
@@ -86,6 +86,8 @@ class QuantizeConfig(Group):
     """Epochs, fractions too, before which features are not quantised."""
     RAMP_EPOCHS: NonNegative = 0.0
     """Epochs over which training goes from plain to quantised features."""
+    CODING: CodingKind = "packed"
+    """How messages hold the codes: packed, or by a range coder with frequencies that the client's file holds."""
 
 
 class PruneConfig(Group):

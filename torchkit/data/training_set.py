@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from torchkit.data.camera import Camera
 from torchkit.data.index import Index
@@ -72,6 +72,16 @@ class TrainingSet(Dataset[Sample]):
         obfuscated = as_received(self.sampler(image, rng), self.quality)
         label = torch.tensor(int(index.labels[key.position]))
         return Sample(_tensor(image), _tensor(obfuscated), label)
+
+
+def sample_batches(dataset: TrainingSet, epoch: int, images: int, batch_size: int = 64) -> Iterator[Sample]:
+    """Batches of samples as `epoch` would draw them, of up to `images` images evenly spread over each branch."""
+    keys = []
+    for branch, index in enumerate(dataset.branches):
+        count = min(images, len(index))
+        keys += [SampleKey(branch, epoch, draw, draw * len(index) // count) for draw in range(count)]
+    for start in range(0, len(keys), batch_size):
+        yield default_collate([dataset[key] for key in keys[start : start + batch_size]])
 
 
 def as_received(obfuscated: np.ndarray, quality: int | None) -> np.ndarray:

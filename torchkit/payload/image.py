@@ -90,6 +90,30 @@ class EncodedImage:
         return cls(data, pixels)
 
 
+def strip_container(data: bytes) -> tuple[bool, bytes]:
+    """What of an `EncodedImage`'s data says anything: whether it is lossless, and the chunk without what is fixed.
+
+    Raises:
+        PayloadError: the byte that may follow a chunk is not zero, so that `restore_container` would not restore it.
+    """
+    *_, chunk, chunk_bytes = _RIFF.unpack_from(data)
+    offset, fixed = _CHUNKS[chunk]
+    end = _RIFF.size + chunk_bytes
+    if any(data[end:]):
+        raise PayloadError("the image is padded with something else than zero; compress it anew")
+    return chunk == b"VP8L", data[_RIFF.size : offset] + data[offset + len(fixed) : end]
+
+
+def restore_container(lossless: bool, stripped: bytes) -> bytes:
+    """Undo `strip_container`; for bytes of unknown origin the result has yet to be checked."""
+    chunk = b"VP8L" if lossless else b"VP8 "
+    offset, fixed = _CHUNKS[chunk]
+    split = offset - _RIFF.size
+    body = stripped[:split] + fixed + stripped[split:]
+    padded = body + bytes(len(body) % 2)
+    return _RIFF.pack(b"RIFF", _RIFF.size - 8 + len(padded), b"WEBP", chunk, len(body)) + padded
+
+
 def _webp(pixels: np.ndarray, options: Mapping[str, int]) -> bytes:
     stream = io.BytesIO()
     PillowImage.fromarray(pixels).save(stream, "WEBP", **options)

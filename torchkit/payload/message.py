@@ -43,7 +43,7 @@ class TapFeatures:
         kept = read_only(self.kept, "kept channels", (None,), np.int64)
         dtype = np.float32 if self.bits == FLOAT_BITS else np.int8
         codes = read_only(self.codes, "codes", (len(kept), height, width), dtype)
-        _check_kept(kept, channels)
+        check_kept(kept, channels)
         _check_codes(codes, self.bits)
         object.__setattr__(self, "kept", kept)
         object.__setattr__(self, "codes", codes)
@@ -76,8 +76,7 @@ class Payload:
 
     def __post_init__(self) -> None:
         """Raises PayloadError: a field is not as described, or too many taps or values."""
-        if not isinstance(self.fingerprint, bytes) or len(self.fingerprint) != FINGERPRINT_BYTES:
-            raise PayloadError(f"fingerprint {self.fingerprint!r}: expected {FINGERPRINT_BYTES} bytes")
+        check_fingerprint(self.fingerprint)
         if not isinstance(self.image, EncodedImage):
             raise PayloadError(f"image: expected an EncodedImage, not {type(self.image).__name__}")
         if not isinstance(self.taps, tuple) or not all(isinstance(tap, TapFeatures) for tap in self.taps):
@@ -99,6 +98,12 @@ def check_form(shape: Shape, bits: int, step: float) -> None:
         raise PayloadError(f"step {step!r}: allowed is a float that is a float32, above 0 and up to {MAX_STEP:g}")
     if bits == FLOAT_BITS and step != 1:
         raise PayloadError(f"step {step} with {FLOAT_BITS} bits: these values are not quantised, their step is 1")
+
+
+def check_fingerprint(fingerprint: bytes) -> None:
+    """Raises PayloadError: no 16 bytes."""
+    if not isinstance(fingerprint, bytes) or len(fingerprint) != FINGERPRINT_BYTES:
+        raise PayloadError(f"fingerprint {fingerprint!r}: expected {FINGERPRINT_BYTES} bytes")
 
 
 def check_tap_count(count: int) -> None:
@@ -123,7 +128,8 @@ def _check_shape(shape: Shape) -> None:
     check_value_count([shape])
 
 
-def _check_kept(kept: np.ndarray, channels: int) -> None:
+def check_kept(kept: np.ndarray, channels: int) -> None:
+    """Raises PayloadError: the kept channels (K,) do not rise, or there is no such channel."""
     if np.any(kept[1:] <= kept[:-1]) or np.any(kept < 0) or np.any(kept >= channels):
         raise PayloadError(f"kept channels must rise and lie in 0..{channels - 1}")
 

@@ -22,7 +22,7 @@ def pack(codes: np.ndarray, bits: int) -> bytes:
     """Codes of any shape, int8 within the range of `bits` or float32 -> bytes, in C order."""
     if bits == FLOAT_BITS:
         return codes.astype("<f4").reshape(-1, 1).view(np.uint8).T.tobytes()
-    return _pack_symbols(_symbols(codes.ravel(), bits), bits)
+    return _pack_symbols(symbols_of(codes.ravel(), bits), bits)
 
 
 def unpack(data: bytes, count: int, bits: int) -> np.ndarray:
@@ -46,18 +46,18 @@ def unpack(data: bytes, count: int, bits: int) -> np.ndarray:
     symbols = _unpack_symbols(packed, bits)
     if symbols[count:].any():
         raise PayloadError("bits behind the last code are set")
-    return _codes(symbols[:count], bits)
+    return codes_of(symbols[:count], bits)
 
 
-def _symbols(codes: np.ndarray, bits: int) -> np.ndarray:
-    """int8 codes -> uint8 from 0 to 2**bits - 1."""
+def symbols_of(codes: np.ndarray, bits: int) -> np.ndarray:
+    """int8 codes of any shape -> uint8 from 0 to 2**bits - 1."""
     if bits == 1:
         return (codes > 0).astype(np.uint8)
     return codes.view(np.uint8) - np.uint8(CODE_RANGES[bits][0] & 0xFF)  # modulo 256
 
 
-def _codes(symbols: np.ndarray, bits: int) -> np.ndarray:
-    """Undo `_symbols`."""
+def codes_of(symbols: np.ndarray, bits: int) -> np.ndarray:
+    """Undo `symbols_of`."""
     if bits == 1:
         return symbols.view(np.int8) * np.int8(2) - np.int8(1)
     return (symbols + np.uint8(CODE_RANGES[bits][0] & 0xFF)).view(np.int8)

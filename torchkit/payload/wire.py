@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
+from torchkit.payload.coding import Coding
+from torchkit.payload.compact import CompactHeader, read_compact, write_compact
 from torchkit.payload.compression import compress, decompress
 from torchkit.payload.header import Header, TapEntry
 from torchkit.payload.image import EncodedImage
@@ -14,8 +16,9 @@ from torchkit.payload.packing import pack, unpack
 from torchkit.payload.reader import Reader
 
 MAGIC = b"PFC"
-VERSION = 1
-_START = MAGIC + bytes([VERSION])
+VERSIONS = (1, 2)
+_VERSION_BYTES = [bytes([version]) for version in VERSIONS]
+_START_BYTES = len(MAGIC) + 1
 _CHECKSUM_BYTES = 4
 
 
@@ -35,15 +38,18 @@ class Sizes:
         return self.header + self.image + sum(self.features)
 
 
-def encode(payload: Payload) -> bytes:
+def encode(payload: Payload, coding: Coding | None = None) -> bytes:
     """Write a message that `decode` reads back as an equal payload.
 
+    Args:
+        payload: what to write.
+        coding: of the payload's client, for a message of version 2, which only a reader with the same coding
+            understands; None: of version 1, which says all by itself.
+
     Raises:
-        PayloadError: longer than 4 MiB.
+        PayloadError: longer than 4 MiB, or of another client than the coding.
     """
-    taps, data = zip(*map(_write_tap, payload.taps), strict=True)
-    header = Header(payload.fingerprint, len(payload.image.data), taps)
-    message = _seal(b"".join((header.write(), payload.image.data, *data)))
+    message = _seal(1, _write_body(payload)) if coding is None else _seal(2, write_compact(payload, coding))
     if len(message) > MAX_MESSAGE_BYTES:
         raise PayloadError(
             f"a message of {len(message)} bytes: allowed are {MAX_MESSAGE_BYTES}; quantise or prune more"
@@ -51,50 +57,61 @@ def encode(payload: Payload) -> bytes:
     return message
 
 
-def decode(data: bytes | bytearray | memoryview) -> Payload:
+def decode(data: bytes | bytearray | memoryview, coding: Coding | None = None) -> Payload:
     """Read a message of unknown origin.
 
     Every size is checked against the limits and against the bytes that are there before memory of that size is
     taken, which is never more than 24 MiB (the WebP decoder aside).
 
+    Args:
+        data: the message.
+        coding: of the client whose messages of version 2 are expected; None: only version 1 can be read.
+
     Raises:
-        PayloadError: anything but a message of version 1 as `encode` writes it. There is no other exception.
+        PayloadError: anything but a message as `encode` writes it. There is no other exception.
     """
-    reader = Reader(_unseal(data))
-    header = Header.read(reader)
-    image = EncodedImage.read(reader.take(header.image_bytes))
-    taps = tuple(_read_tap(entry, reader.take(entry.data_bytes)) for entry in header.taps)
-    return Payload(header.fingerprint, image, taps)
+    version, reader = _unseal(data)
+    if version == 1:
+        return _read_body(reader)
+    if coding is None:
+        raise PayloadError("a message of version 2: to read it, the coding of its client is needed (a server file)")
+    return read_compact(reader, coding)
 
 
 def sizes(data: bytes | bytearray | memoryview) -> Sizes:
     """Tell where the bytes of a message are, from its header; image and features are not looked at.
 
     Raises:
-        PayloadError: no message of version 1.
+        PayloadError: no message.
     """
-    reader = Reader(_unseal(data))
-    header = Header.read(reader)
-    header_bytes = len(_START) + reader.position + _CHECKSUM_BYTES
-    return Sizes(header_bytes, header.image_bytes, tuple(tap.data_bytes for tap in header.taps))
+    version, reader = _unseal(data)
+    if version == 1:
+        header = Header.read(reader)
+        image, features = header.image_bytes, tuple(tap.data_bytes for tap in header.taps)
+    else:
+        compact = CompactHeader.read(reader)
+        image, features = compact.image_bytes, compact.data_bytes
+    return Sizes(_START_BYTES + reader.position + _CHECKSUM_BYTES, image, features)
 
 
-def _seal(body: bytes) -> bytes:
+def _seal(version: int, body: bytes) -> bytes:
     """Put magic and version before, the checksum behind."""
-    return _START + body + _checksum(_START + body)
+    covered = MAGIC + bytes([version]) + body
+    return covered + _checksum(covered)
 
 
-def _unseal(data: bytes | bytearray | memoryview) -> bytes:
+def _unseal(data: bytes | bytearray | memoryview) -> tuple[int, Reader]:
     """Undo `_seal`, for any input."""
     message = _own_bytes(data)
     if message[: len(MAGIC)] != MAGIC:
         raise PayloadError(f"not a message: it does not begin with {MAGIC!r}")
-    if message[: len(_START)] != _START:
-        raise PayloadError(f"version {message[len(MAGIC) : len(_START)].hex()} of a message: known is {VERSION}")
+    version = message[len(MAGIC) : _START_BYTES]
+    if version not in _VERSION_BYTES:
+        raise PayloadError(f"version {version.hex()} of a message: known are {', '.join(map(str, VERSIONS))}")
     covered, checksum = message[:-_CHECKSUM_BYTES], message[-_CHECKSUM_BYTES:]
     if checksum != _checksum(covered):
         raise PayloadError("wrong checksum: the message was damaged or cut short on its way")
-    return covered[len(_START) :]
+    return version[0], Reader(covered[_START_BYTES:])
 
 
 def _own_bytes(data: bytes | bytearray | memoryview) -> bytes:
@@ -111,6 +128,20 @@ def _own_bytes(data: bytes | bytearray | memoryview) -> bytes:
 def _checksum(data: bytes) -> bytes:
     """CRC-32 (IEEE 802.3), little-endian."""
     return zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _write_body(payload: Payload) -> bytes:
+    """Version 1: a header that says all, the image, the features."""
+    taps, data = zip(*map(_write_tap, payload.taps), strict=True)
+    header = Header(payload.fingerprint, len(payload.image.data), taps)
+    return b"".join((header.write(), payload.image.data, *data))
+
+
+def _read_body(reader: Reader) -> Payload:
+    header = Header.read(reader)
+    image = EncodedImage.read(reader.take(header.image_bytes))
+    taps = tuple(_read_tap(entry, reader.take(entry.data_bytes)) for entry in header.taps)
+    return Payload(header.fingerprint, image, taps)
 
 
 def _write_tap(tap: TapFeatures) -> tuple[TapEntry, bytes]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchkit.backbone import Shape
-from torchkit.payload import Payload, PayloadError
+from torchkit.payload import Coding, Payload, PayloadError, decode
 from torchkit.server.compensation import CompensatedServer
 from torchkit.util.pixels import to_batch
 
@@ -21,12 +21,17 @@ class Decoder:
         server: switched to evaluation.
         feature_shapes: (C, h, w) of that client's features.
         fingerprint: of that client.
+        coding: of its messages of version 2; None: it writes none.
     """
 
-    def __init__(self, server: CompensatedServer, feature_shapes: Sequence[Shape], fingerprint: bytes) -> None:
+    def __init__(
+        self, server: CompensatedServer, feature_shapes: Sequence[Shape], fingerprint: bytes,
+        coding: Coding | None = None,
+    ) -> None:  # fmt: skip
         self.server = server.eval()
         self.feature_shapes = [tuple(shape) for shape in feature_shapes]
         self.fingerprint = fingerprint
+        self.coding = coding
 
     @torch.inference_mode()
     def __call__(self, payloads: Sequence[Payload]) -> np.ndarray:
@@ -41,6 +46,16 @@ class Decoder:
         images = to_batch([payload.image.pixels for payload in payloads])
         features = [tap.to(device) for tap in features_of(payloads)]
         return self.server(images.to(device), features).cpu().numpy()
+
+    def read(self, data: bytes) -> Payload:
+        """A message of unknown origin.
+
+        Raises:
+            PayloadError: no message, or one of another client.
+        """
+        payload = decode(data, self.coding)
+        self.check(payload)
+        return payload
 
     def check(self, payload: Payload) -> None:
         """Raises PayloadError: a message of another client."""

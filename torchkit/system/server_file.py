@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from torchkit.backbone import Shape
+from torchkit.payload import Coding, TapCoding
 from torchkit.server.compensation import CompensatedServer, CompensationSettings
 from torchkit.server.decoder import Decoder
 from torchkit.server.fold import fold_batch_norms
@@ -18,9 +22,10 @@ SERVER_FILE = Container("server file", "proface-c server")
 
 
 def save_server_file(
-    path: Path, server: CompensatedServer, feature_shapes: Sequence[Shape], fingerprint: bytes
-) -> None:
-    """Write recogniser and compensation weights, and which client they understand; whole or not at all."""
+    path: Path, server: CompensatedServer, feature_shapes: Sequence[Shape], fingerprint: bytes,
+    coding: Coding | None = None,
+) -> None:  # fmt: skip
+    """Write recogniser and compensation weights, and which client they understand and how; whole or not at all."""
     contents = {
         "recogniser": server.recogniser.name,
         "channel_order": server.recogniser.channel_order,
@@ -29,6 +34,7 @@ def save_server_file(
         "compensation_settings": asdict(server.compensation.settings),
         "client_fingerprint": fingerprint.hex(),
         "feature_shapes": [list(shape) for shape in feature_shapes],
+        "coding": None if coding is None else [_stored_coding(tap) for tap in coding.taps],
     }
     SERVER_FILE.write(path, contents)
 
@@ -46,8 +52,29 @@ def load_server_file(path: Path) -> Decoder:
         shapes = [(int(c), int(h), int(w)) for c, h, w in contents["feature_shapes"]]
         settings = CompensationSettings(**contents.get("compensation_settings", {}))  # absent: as published
         fingerprint = bytes.fromhex(contents["client_fingerprint"])
+        coding = _read_coding(contents.get("coding"), fingerprint)  # absent: version 1
     fold_batch_norms(recogniser.backbone)  # as they were when the file was written
     load_state(recogniser.backbone, backbone, str(path))
     server = CompensatedServer(recogniser, settings, shapes)
     load_state(server.compensation, compensation, f"{path}, compensation")
-    return Decoder(server, shapes, fingerprint)
+    return Decoder(server, shapes, fingerprint, coding)
+
+
+def _stored_coding(tap: TapCoding) -> dict[str, Any]:
+    """In types that a weight file may hold."""
+    arrays = {"kept": torch.from_numpy(tap.kept.copy()), "frequencies": torch.from_numpy(tap.frequencies.copy()).int()}
+    return {"shape": list(tap.shape), "bits": tap.bits, "step": tap.step, **arrays}
+
+
+def _read_coding(stored: list[dict[str, Any]] | None, fingerprint: bytes) -> Coding | None:
+    """Undo `_stored_coding` for all taps; raises ValueError, KeyError, TypeError or AttributeError if it is damaged."""
+    if stored is None:
+        return None
+    taps = (
+        TapCoding(
+            (int(tap["shape"][0]), int(tap["shape"][1]), int(tap["shape"][2])), tap["kept"].long().numpy(),
+            int(tap["bits"]), float(tap["step"]), tap["frequencies"].long().numpy(),
+        )
+        for tap in stored
+    )  # fmt: skip
+    return Coding(fingerprint, tuple(taps))

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from torchkit.backbone import find_network, get_model
 from torchkit.client import Client, ClientSettings
+from torchkit.client.calibrate import count_frequencies
 from torchkit.client.model import widen_input
 from torchkit.config import ClientConfig
 from torchkit.config.client import PruneConfig, QuantizeConfig
 from torchkit.data.index import Index, read_index
-from torchkit.data.training_set import Sample, TrainingSet
+from torchkit.data.training_set import Sample, TrainingSet, sample_batches
 from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error, weighted_map_error
 from torchkit.server import Recogniser, load_recogniser
 from torchkit.server.sensitivity import map_sensitivities
@@ -33,8 +34,10 @@ logger = logging.getLogger("torchkit")
 SENSITIVITY_IMAGES = 256
 """Training images from which the sensitivities of the maps are estimated."""
 SENSITIVITY_BATCH = 32
-COMPRESSION = ("pruners.", "quantisers.")
+COMPRESSION = ("pruners.", "quantisers.", "frequencies.")
 """How the names of a client's compression begin in its state."""
+COUNTED_IMAGES = 1024
+"""Of each branch: by what the client sends for them the frequencies of its codes are counted."""
 
 
 class TrainTask(BaseTask):
@@ -70,7 +73,8 @@ class TrainTask(BaseTask):
         self.heads = make_heads(config, recogniser.embedding_size, self.num_classes)
         self.heads.to(self.device)
         quality = config.CLIENT.IMAGE_QUALITY
-        self.load_from(TrainingSet(indices, config.OBFUSCATION, config.SEED, quality, config.CAMERA), indices)
+        self.training_set = TrainingSet(indices, config.OBFUSCATION, config.SEED, quality, config.CAMERA)
+        self.load_from(self.training_set, indices)
         self._describe(indices)
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -148,9 +152,20 @@ class TrainTask(BaseTask):
         server = self.config.SERVER
         reference = ServerReference(server.NAME, server.CHECKPOINT, server.CHANNEL_ORDER)
         path = self.config.MODEL_ROOT / name
+        self._count_frequencies()
         save_client_file(path, self.system, reference, self.step)
         logger.info("client after %d steps: %s", self.step, path)
         return path
+
+    def _count_frequencies(self) -> None:
+        """Count how often the client's codes occur, if its messages are coded by that."""
+        if self.system.client.frequencies:
+            unseen_epoch = self.config.NUM_EPOCH
+            batches = sample_batches(self.training_set, unseen_epoch, COUNTED_IMAGES)
+            count_frequencies(
+                self.system.client,
+                ((batch.clear.to(self.device), batch.obfuscated.to(self.device)) for batch in batches),
+            )
 
     def _start_from_client(self) -> None:
         path = self.config.BACKBONE_RESUME
@@ -206,6 +221,7 @@ def build_client(config: ClientConfig, recogniser: Recogniser) -> Client:
         pruned_channels=config.PRUNE.CHANNELS,
         pruned_values=config.PRUNE.VALUES,
         image_quality=config.CLIENT.IMAGE_QUALITY,
+        coding=config.QUANTIZE.CODING,
         shuffle_taps=config.SHUFFLE.TAPS,
         shuffle_block_px=config.SHUFFLE.BLOCK_PX,
     )

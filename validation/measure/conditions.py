@@ -19,7 +19,7 @@ from torch import Tensor
 
 from torchkit.client import Client
 from torchkit.client.encoder import Encoder
-from torchkit.payload import Payload, encode, sizes
+from torchkit.payload import Coding, Payload, encode, sizes
 from torchkit.system.observation import Observation, observe
 from validation.measure.embedding_code import EmbeddingCode
 from validation.measure.ridge import LinearMap, fit_best_ridge
@@ -120,13 +120,14 @@ def _embed_compensated(subject: Subject) -> Tensor:
     return embedding
 
 
-def _message_sizes(payloads: Iterable[Payload]) -> np.ndarray:
-    counted = [sizes(encode(payload)) for payload in payloads]
+def _message_sizes(payloads: Iterable[Payload], coding: Coding | None = None) -> np.ndarray:
+    counted = [sizes(encode(payload, coding)) for payload in payloads]
     return np.array([(size.message, size.image, sum(size.features)) for size in counted])
 
 
 def _payload_sizes(subject: Subject) -> np.ndarray:
-    return _message_sizes(subject.observation.payloads(subject.prepared))
+    encoder = subject.prepared
+    return _message_sizes(subject.observation.payloads(encoder), encoder.coding)
 
 
 def _encoder(system: System, _: Iterable[Subject]) -> Encoder:
