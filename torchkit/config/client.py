@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from torchkit.attack.adversary import AdversarySettings
 from torchkit.backbone import NUM_TAPS, canonical_name
 from torchkit.client.model import CodingKind, Input, InterfaceStart, Layout, check_one_bit
 from torchkit.client.prune import check_shares
@@ -146,6 +147,7 @@ class ClientConfig(EmbeddingConfig):
     PRUNE: PruneConfig = PruneConfig()
     VALIDATION: ClientValidationConfig = ClientValidationConfig()
     DISTILLATION: DistillationConfig = DistillationConfig()
+    ADVERSARY: AdversarySettings = AdversarySettings()
 
     @model_validator(mode="after")
     def _zeros(self) -> Self:

@@ -26,9 +26,8 @@ from torchkit.task.hooks import (
     TensorBoardHook,
     start_logging,
 )
-from torchkit.task.parallel import Gradients, OptimizerState, broadcast_state, check_same, means
+from torchkit.task.parallel import Gradients, OptimizerState, check_same, join_processes, means
 from torchkit.task.schedule import Schedule
-from torchkit.task.sync import convert_sync_layers
 from torchkit.util import distributed
 from torchkit.util.device import amp_dtype, autocast, pick_device
 from torchkit.util.files import atomic_write_text
@@ -77,7 +76,7 @@ class BaseTask:
         self.build()
         self.step = self.epoch * self.steps_per_epoch
         modules = self.trained_modules().values()
-        self._join(modules)
+        join_processes(modules)
         self.optimizer = make_optimizer(config, modules)
         self.gradients = Gradients(self.optimizer, modules)
         self.optimizer_state = OptimizerState(self.optimizer, modules)
@@ -96,6 +95,17 @@ class BaseTask:
     def trained_modules(self) -> dict[str, nn.Module]:
         """What is trained and kept in checkpoints, by name."""
         raise NotImplementedError
+
+    def companion_state(self) -> dict[str, Any]:
+        """What else a checkpoint keeps: of what learns alongside with an optimiser of its own, if anything does."""
+        return {}
+
+    def load_companion_state(self, state: Mapping[str, Any], where: str) -> None:
+        """Restore it from a checkpoint's whole state.
+
+        Raises:
+            ValueError: it belongs to something else.
+        """
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Named losses of a batch, means over this process's part or of all; "loss" is the one that is minimised."""
@@ -248,17 +258,11 @@ class BaseTask:
             "modules": {name: full_state(module) for name, module in self.trained_modules().items()},
             "optimizer": self.optimizer_state.full(),
             "scaler": self.scaler.state_dict(),
+            **self.companion_state(),
         }
         if distributed.is_main():
             path = self.checkpoints.save(self.step, state)
             logger.info("checkpoint after %d steps: %s", self.step, path)
-
-    def _join(self, modules: Iterable[nn.Module]) -> None:
-        """Make what is trained the same in all processes, and let it see the whole batch."""
-        if distributed.world_size() > 1:
-            for module in modules:
-                convert_sync_layers(module)
-            broadcast_state(modules)
 
     def _check_folder(self, resume: bool) -> None:
         start_logging(self.config.LOGS)
@@ -284,6 +288,7 @@ class BaseTask:
             load_full_state(module, state["modules"][name], f"{path}, {name}")
         self.optimizer_state.load(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.load_companion_state(state, str(path))
         self.epoch, self.step = state["epoch"], state["step"]
         logger.info("resumed after %d steps from %s", self.step, path)
 

@@ -19,7 +19,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from torchkit.head import MarginHead
+from torchkit.task.sync import convert_sync_layers
 from torchkit.util import distributed
+
+
+def join_processes(modules: Iterable[nn.Module]) -> None:
+    """Make what is trained the same in all processes, and let it see the whole batch."""
+    if distributed.world_size() > 1:
+        modules = list(modules)
+        for module in modules:
+            convert_sync_layers(module)
+        broadcast_state(modules)
 
 
 def broadcast_state(modules: Iterable[nn.Module]) -> None:
@@ -61,6 +71,15 @@ def means(values: Mapping[str, float], device: torch.device) -> dict[str, float]
         return dict(values)
     total = distributed.reduce_sum(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
     return dict(zip(values, (total / count).tolist(), strict=True))
+
+
+def means_with_gradient(values: Tensor) -> Tensor:
+    """Means over the processes of a tensor, (...) -> the same.
+
+    Its gradient is right once the gradients of what all processes hold are averaged, as those of their own values are.
+    """
+    count = distributed.world_size()
+    return values if count == 1 else distributed.reduce_sum(distributed.scale_gradient(values, count)) / count
 
 
 class Gradients:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchkit.attack.adversary import observed_batch
 from torchkit.backbone import find_network, get_model
 from torchkit.client import Client, ClientSettings
 from torchkit.client.calibrate import count_frequencies
@@ -23,6 +25,7 @@ from torchkit.loss import DISTILLATIONS, distribution_distillation, map_error, w
 from torchkit.server import Recogniser, load_recogniser
 from torchkit.server.sensitivity import map_sensitivities
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file, system_cost
+from torchkit.task.adversary import Adversary
 from torchkit.task.base import BaseTask
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
 from torchkit.util.distributed import gather, is_main
@@ -45,7 +48,8 @@ class TrainTask(BaseTask):
 
     e is the server's embedding of the obfuscated image compensated with the client's features, e_clear its
     embedding of the clear image, b runs over DATASETS. For the first MAP_EPOCHS epochs it minimises the error of the
-    map at the last tap that is sent, alone.
+    map at the last tap that is sent, alone. With ADVERSARY.WEIGHT the excess of decoders that are trained alongside is
+    added, from the first step on (torchkit.task.adversary).
 
     Args:
         config: the experiment.
@@ -75,6 +79,7 @@ class TrainTask(BaseTask):
         quality = config.CLIENT.IMAGE_QUALITY
         self.training_set = TrainingSet(indices, config.OBFUSCATION, config.SEED, quality, config.CAMERA)
         self.load_from(self.training_set, indices)
+        self.adversary = self._make_adversary()
         self._describe(indices)
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -89,7 +94,7 @@ class TrainTask(BaseTask):
         with torch.no_grad():
             target_maps, target = self.system.recogniser.forward_intermediates(clear)  # (B, C_i, H_i, W_i), (B, D)
             target = F.normalize(target)
-        maps, embeddings = self.compensated(clear, obfuscated)
+        features, maps, embeddings = self.compensated(clear, obfuscated)
         margin = margin_loss(self.config, self.heads, embeddings, labels)  # heads normalise; AdaFace's needs the norm
         embeddings = F.normalize(embeddings)
         distillation = DISTILLATIONS[settings.FORM](embeddings, target)
@@ -102,7 +107,7 @@ class TrainTask(BaseTask):
             everyone = labels_over_branches(self.config, self.num_classes, labels)
             losses["ddl"] = distribution_distillation(gather(embeddings), gather(target), gather(everyone))
             total = total + settings.DDL_WEIGHT * losses["ddl"]
-        return {"loss": total, **losses}
+        return self._with_excess({"loss": total, **losses}, clear, obfuscated, features, target)
 
     def _map_losses(self, clear: Tensor, obfuscated: Tensor) -> dict[str, Tensor]:
         """Of the first MAP_EPOCHS epochs: the error of the map at the last tap that is sent, no further than which the
@@ -110,9 +115,32 @@ class TrainTask(BaseTask):
         recogniser, count = self.system.recogniser, self.system.client.sent_taps()[-1]
         with torch.no_grad():
             targets = recogniser.backbone.taps(recogniser.prepare(clear), count)
-        maps = self.system.server.taps(obfuscated, self.system.features(clear, obfuscated), count)
+        features = self.system.features(clear, obfuscated)
+        maps = self.system.server.taps(obfuscated, features, count)
         error = self._map_error(maps, targets, first=count - 1)
-        return {"loss": self.config.DISTILLATION.MAP_WEIGHT * error, "map_error": error}
+        losses = {"loss": self.config.DISTILLATION.MAP_WEIGHT * error, "map_error": error}
+        return self._with_excess(losses, clear, obfuscated, features)
+
+    def _with_excess(
+        self, losses: dict[str, Tensor], clear: Tensor, obfuscated: Tensor, features: list[Tensor],
+        target: Tensor | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Named losses with those of the decoders, whose excess counts in the total; as they are without decoders.
+
+        Args:
+            losses: so far.
+            clear, obfuscated: images (B, 3, 112, 112) uint8 RGB.
+            features: as they leave.
+            target: (B, D) embeddings of the clear images, unit length; None: not known yet.
+        """
+        if self.adversary is None:
+            return losses
+        if target is None:
+            with torch.no_grad():
+                target = self.system.recogniser(clear)
+        decoders = self.adversary.losses(observed_batch(clear, obfuscated, target, features))
+        total = losses["loss"] + self.config.ADVERSARY.weight * decoders["excess"]
+        return {**losses, **decoders, "loss": total}
 
     def _map_error(self, maps: Sequence[Tensor], targets: Sequence[Tensor], first: int = 0) -> Tensor:
         """Of the maps from tap `first` (0..3) on."""
@@ -128,8 +156,28 @@ class TrainTask(BaseTask):
         images = to_batch([index.read(position) for position in positions.tolist()]).to(self.device)
         return map_sensitivities(self.system.recogniser, images.split(SENSITIVITY_BATCH))
 
-    def _compensated(self, clear: Tensor, obfuscated: Tensor) -> tuple[list[Tensor], Tensor]:
-        return self.system.server.forward_intermediates(obfuscated, self.system.features(clear, obfuscated))
+    def _compensated(self, clear: Tensor, obfuscated: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """The client's features, and the server's compensated maps and embedding."""
+        features = self.system.features(clear, obfuscated)
+        return features, *self.system.server.forward_intermediates(obfuscated, features)
+
+    def train_one_step(self, batches: Sequence[Any]) -> dict[str, float]:
+        metrics = super().train_one_step(batches)
+        if self.adversary is not None:
+            self.adversary.learn()
+        return metrics
+
+    def companion_state(self) -> dict[str, Any]:
+        return {} if self.adversary is None else {"adversary": self.adversary.state()}
+
+    def load_companion_state(self, state: Mapping[str, Any], where: str) -> None:
+        if self.adversary is not None:
+            self.adversary.load(state["adversary"], where)
+
+    def _make_adversary(self) -> Adversary | None:
+        """The decoders that the client is trained against; None where they count nothing."""
+        settings = self.config.ADVERSARY
+        return Adversary(self.system, settings, self.amp_dtype, self.config.COMPILE) if settings.weight else None
 
     def export(self, epoch: int | None) -> None:
         path = self.save_client("client.pth" if epoch is None else f"client_epoch_{epoch:03d}.pth")
