@@ -80,20 +80,20 @@ def load_runs(folders: Sequence[Path], datasets: Sequence[str] | None) -> list[R
     if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError(f"compare {', '.join(map(str, folders))}: expected two or more different folders of results")
     rows = [read_rows(folder) for folder in folders]
-    there = [list(dict.fromkeys(dataset for dataset, _ in found)) for found in rows]
-    chosen = list(datasets) if datasets else there[0]
-    for folder, found in zip(folders, there, strict=True):
-        if not set(chosen) <= set(found) or not (datasets or set(found) <= set(chosen)):
-            common = [name for name in there[0] if all(name in other for other in there)]
+    available = [list(dict.fromkeys(dataset for dataset, _ in run_rows)) for run_rows in rows]
+    chosen = list(datasets) if datasets else available[0]
+    for folder, own in zip(folders, available, strict=True):
+        if not set(chosen) <= set(own) or not (datasets or set(own) <= set(chosen)):
+            common = [name for name in available[0] if all(name in other for other in available)]
             remedy = f"compare those in common with --datasets {' '.join(common)}" if common else "none is in common"
             raise ValueError(
-                f"{folder} has the sets {', '.join(found)}, {folders[0]} {', '.join(there[0])}, "
+                f"{folder} has the sets {', '.join(own)}, {folders[0]} {', '.join(available[0])}, "
                 f"to be compared are {', '.join(chosen)}: {remedy}"
             )
     names = short_names(folders)
     runs = [
-        Run(name, folder, found, {dataset: read_pairs(folder, dataset) for dataset in chosen})
-        for name, folder, found in zip(names, folders, rows, strict=True)
+        Run(name, folder, run_rows, {dataset: read_pairs(folder, dataset) for dataset in chosen})
+        for name, folder, run_rows in zip(names, folders, rows, strict=True)
     ]
     for run in runs:
         check_same_pairs(runs[0], run)
@@ -121,13 +121,13 @@ def check_same_pairs(first: Run, other: Run) -> None:
     for dataset, scores in first.scores.items():
         theirs = other.scores[dataset]
         if len(scores.same) != len(theirs.same):
-            found = f"{len(scores.same)} and {len(theirs.same)} pairs"
+            difference = f"{len(scores.same)} and {len(theirs.same)} pairs"
         elif scores.digest != theirs.digest:
-            found = "different images or pairs"
+            difference = "different images or pairs"
         else:
             continue
         raise ValueError(
-            f"{first.folder} and {other.folder} have {found} of {dataset}: runs are compared on the same pairs; "
+            f"{first.folder} and {other.folder} have {difference} of {dataset}: runs are compared on the same pairs; "
             "evaluate both on the same files (--data-root)"
         )
 
@@ -135,11 +135,11 @@ def check_same_pairs(first: Run, other: Run) -> None:
 def short_names(folders: Sequence[Path]) -> list[str]:
     """The folders' paths without the parts at their beginnings and ends that all share."""
     parts = [folder.resolve().parts for folder in folders]
-    while len({found[0] for found in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [found[1:] for found in parts]
-    while len({found[-1] for found in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [found[:-1] for found in parts]
-    return ["/".join(found) for found in parts]
+    while len({names[0] for names in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [names[1:] for names in parts]
+    while len({names[-1] for names in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [names[:-1] for names in parts]
+    return ["/".join(names) for names in parts]
 
 
 def comparison_table(runs: Sequence[Run]) -> Table:
@@ -181,9 +181,9 @@ def _with_interval(figure: Figure, row: dict[str, Any]) -> str:
 
 
 def _compared(first: PairScores, other: PairScores, name: str, difference: float) -> list[str]:
-    found = mcnemar(first.correct_of(name), other.correct_of(name))
-    p_value = f"{found.p_value:.3f}" if found.p_value >= 0.001 else "< 0.001"
-    return [f"{100 * difference:+.2f}", str(found.only_first), str(found.only_second), p_value]
+    result = mcnemar(first.correct_of(name), other.correct_of(name))
+    p_value = f"{result.p_value:.3f}" if result.p_value >= 0.001 else "< 0.001"
+    return [f"{100 * difference:+.2f}", str(result.only_first), str(result.only_second), p_value]
 
 
 def overlaid_curves(runs: Sequence[Run], dataset: str) -> dict[str, dict[str, Curve]]:

@@ -97,8 +97,8 @@ def server_weights(settings: Settings) -> Path:
     Raises:
         FileNotFoundError, ValueError: as `load_system`.
     """
-    said = load_client_file(settings.backbone_resume).server
-    return trained.find_server(said, settings.server, settings.server_checkpoint)[1]
+    recorded = load_client_file(settings.backbone_resume).server
+    return trained.find_server(recorded, settings.server, settings.server_checkpoint)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +162,8 @@ def main(arguments: argparse.Namespace) -> None:
     costs = measure_costs(system) if is_main() else None
     fit_images = read_training_images(settings.fit_on, settings.fit_data_root) if settings.fit_on else None
     context = Context(device, reference, costs, fit_images)
-    found = [evaluate_set(system, load_set(settings, name), settings, context) for name in settings.datasets]
-    results = [result for result in found if result is not None]
+    evaluated = [evaluate_set(system, load_set(settings, name), settings, context) for name in settings.datasets]
+    results = [result for result in evaluated if result is not None]
     if costs is None:
         return
     rows = [row for result in results for row in result.rows]

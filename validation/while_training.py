@@ -131,8 +131,8 @@ def read_scores(path: Path) -> list[Score]:
     if not path.is_file():
         return []
     try:
-        found: list[dict[str, Any]] = json.loads(path.read_text())
-        return [Score(int(entry["epoch"]), dict(entry["accuracies"])) for entry in found]
+        entries: list[dict[str, Any]] = json.loads(path.read_text())
+        return [Score(int(entry["epoch"]), dict(entry["accuracies"])) for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, the scores of earlier epochs are lost") from error
 

@@ -164,11 +164,11 @@ def read_dlib_weights(path: Path) -> dict[str, Tensor]:
         ValueError: the file is no dlib ResNet of this layout.
     """
     model = DlibResNet()
-    found = list(_dlib_tensors(path.read_bytes()))
+    layers_read = list(_dlib_tensors(path.read_bytes()))
     wanted = list(model.layers())
-    if len(found) != len(wanted):
-        raise ValueError(f"{path}: {len(found)} layers found, {len(wanted)} expected of dlib's face recogniser")
-    for number, (layer, (marker, values)) in enumerate(zip(wanted, found, strict=True), start=1):
+    if len(layers_read) != len(wanted):
+        raise ValueError(f"{path}: {len(layers_read)} layers found, {len(wanted)} expected of dlib's face recogniser")
+    for number, (layer, (marker, values)) in enumerate(zip(wanted, layers_read, strict=True), start=1):
         _fill_layer(layer, marker, values, f"{path}: layer {number} ({marker})")
     return model.state_dict()
 
@@ -206,8 +206,8 @@ def _dlib_tensors(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
 def _find_marker(data: bytes, marker: str, position: int) -> tuple[int, str] | None:
     """Where the bytes after the next `marker`, a length-prefixed string, begin."""
     raw = bytes([1, len(marker)]) + marker.encode()
-    found = data.find(raw, position)
-    return (found + len(raw), marker) if found >= 0 else None
+    start = data.find(raw, position)
+    return (start + len(raw), marker) if start >= 0 else None
 
 
 def _read_tensor(data: bytes, position: int, skip: int) -> tuple[np.ndarray, int] | None:

@@ -146,10 +146,10 @@ class IR(Backbone):
 
 
 def _units(units: Sequence[int], widths: Sequence[int], bottleneck: bool, se: bool) -> list[Unit]:
-    made: list[Unit] = []
+    plan: list[Unit] = []
     in_channels = STEM_CHANNELS
     for count, channels in zip(units, widths, strict=True):
         for position in range(count):
-            made.append(Unit(in_channels, channels, 2 if position == 0 else 1, bottleneck, se))
+            plan.append(Unit(in_channels, channels, 2 if position == 0 else 1, bottleneck, se))
             in_channels = channels
-    return made
+    return plan

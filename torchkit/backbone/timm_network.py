@@ -28,7 +28,7 @@ def check_timm_name(name: str) -> None:
     if name.removeprefix(PREFIX) in known:
         return
     near = difflib.get_close_matches(name.removeprefix(PREFIX), known, n=3, cutoff=0.4)
-    hint = f"; the nearest are {', '.join(PREFIX + found for found in near)}." if near else "."
+    hint = f"; the nearest are {', '.join(PREFIX + candidate for candidate in near)}." if near else "."
     raise ValueError(
         f"unknown backbone {name!r}{hint} Known are {PREFIX}NAME for the {len(known)} names that "
         "python -c 'import timm; print(timm.list_models())' prints"
@@ -128,13 +128,13 @@ def _chain(name: str) -> Any:
 def _ends(chain: Any, name: str) -> list[int]:
     """How many modules of the chain there are up to the last map at each of the four strides."""
     names = list(chain)
-    found = dict(zip(chain.feature_info.reduction(), map(names.index, chain.return_layers), strict=True))
-    if not set(STRIDES) <= set(found):
+    ends = dict(zip(chain.feature_info.reduction(), map(names.index, chain.return_layers), strict=True))
+    if not set(STRIDES) <= set(ends):
         raise ValueError(
-            f"{name} has maps at strides {_listed(found)}, a backbone needs them at {_listed(STRIDES)}; take another "
+            f"{name} has maps at strides {_listed(ends)}, a backbone needs them at {_listed(STRIDES)}; take another "
             "network, e.g. timm/mobilenetv4_conv_small or timm/resnet18"
         )
-    return [found[stride] + 1 for stride in STRIDES]
+    return [ends[stride] + 1 for stride in STRIDES]
 
 
 def _separate_activations(network: nn.Module) -> None:

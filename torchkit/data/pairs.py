@@ -68,9 +68,9 @@ def read_pairs(file: Path, root: Path, report: Report = stop) -> list[Pair]:
             f"{file}, line 1: {lines[0]!r} promises {folds * size * 2} pairs, but {len(lines) - 1} follow; "
             "the file is cut off or joined from several"
         )
-    found = [_lfw_pair(line, root, f"{file}, line {n}", report) for n, line in enumerate(lines[1:], 2)]
-    pairs = [pair for pair in found if pair]
-    if len(pairs) == len(found):
+    parsed = [_lfw_pair(line, root, f"{file}, line {n}", report) for n, line in enumerate(lines[1:], 2)]
+    pairs = [pair for pair in parsed if pair]
+    if len(pairs) == len(parsed):
         _check_folds([pairs[k : k + 2 * size] for k in range(0, len(pairs), 2 * size)], file, report)
     return pairs if len(counts) == 2 else _alternate(pairs)
 
@@ -115,10 +115,10 @@ def _lfw_path(name: str, number: str, root: Path, where: str) -> str:
     if not name or name == "." or "/" in name or "\\" in name:
         raise ValueError(f"{where}: name {name!r}: expected a person's folder, without folders above it")
     stem = f"{name}/{name}_{int(number):04d}"
-    there = [stem + extension for extension in LFW_EXTENSIONS if (root / (stem + extension)).is_file()]
-    if len(there) > 1:
-        raise ValueError(f"{where}: {' and '.join(there)} are both in {root}; keep one of them")
-    return there[0] if there else stem + LFW_EXTENSIONS[0]
+    existing = [stem + extension for extension in LFW_EXTENSIONS if (root / (stem + extension)).is_file()]
+    if len(existing) > 1:
+        raise ValueError(f"{where}: {' and '.join(existing)} are both in {root}; keep one of them")
+    return existing[0] if existing else stem + LFW_EXTENSIONS[0]
 
 
 def _check_folds(folds: list[list[Pair]], file: Path, report: Report) -> None:
@@ -184,12 +184,12 @@ def _same_pairs(people: Sequence[np.ndarray], count: int, rng: np.random.Generat
 
 def _different_pairs(people: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     cells = list(combinations(people, 2))
-    sizes = [len(one) * len(other) for one, other in cells]
+    sizes = [len(left) * len(right) for left, right in cells]
     pairs = []
     for cell, rank in _take_turns(sizes, count, rng, "pairs of two people"):
-        one, other = cells[cell]
-        first, second = divmod(rank, len(other))
-        pairs.append((int(one[first]), int(other[second])))
+        left, right = cells[cell]
+        first, second = divmod(rank, len(right))
+        pairs.append((int(left[first]), int(right[second])))
     return pairs
 
 

@@ -74,9 +74,9 @@ def decode_lines(block: bytes, file: Path, first: int) -> Iterator[str]:
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise ValueError(f"{file}, line {number}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from None
-        if found := CONTROL_CHARACTER.search(line):
+        if match := CONTROL_CHARACTER.search(line):
             raise ValueError(
-                f"{file}, line {number}: control character {found.group()!r}; the file is damaged or no plain text"
+                f"{file}, line {number}: control character {match.group()!r}; the file is damaged or no plain text"
             )
         yield line
 
@@ -93,15 +93,15 @@ def match_lines(pattern: re.Pattern[bytes], block: bytes) -> list[tuple[bytes, .
         path that leads out of a folder. Then the lines are to be looked at one by one.
     """
     block = block.replace(b"\r\n", b"\n")
-    found = pattern.findall(block)
-    matched = sum(map(len, chain.from_iterable(found))) + pattern.groups * len(found)
+    matches = pattern.findall(block)
+    matched = sum(map(len, chain.from_iterable(matches))) + pattern.groups * len(matches)
     if matched != len(block) or SUSPICIOUS.search(block):
         return None
     try:
         block.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    return found
+    return matches
 
 
 def fields(line: str) -> list[str]:

@@ -222,18 +222,18 @@ class BaseTask:
         """
         seed_step(self.config.SEED, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        found = []
+        part_metrics = []
         for batch in batches:
             loss, metrics = self._checked_loss(batch)
             self.scaler.scale(loss / len(batches)).backward()
-            found.append(metrics)
+            part_metrics.append(metrics)
         self.gradients.average()
         if self.config.CLIP_NORM is not None:
             self.scaler.unscale_(self.optimizer)
             self.gradients.clip(self.config.CLIP_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return {name: fmean(metrics[name] for metrics in found) for name in found[0]}
+        return {name: fmean(metrics[name] for metrics in part_metrics) for name in part_metrics[0]}
 
     def _checked_loss(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
         with autocast(self.amp_dtype, self.device):
@@ -274,11 +274,11 @@ class BaseTask:
 
     def _continue(self, resume: bool) -> None:
         """Restore the checkpoint of META_RESUME, or with `resume` the newest good one."""
-        found = self.checkpoints.load_newest() if resume else None
-        newest = found[1]["step"] if found else -1
+        checkpoint = self.checkpoints.load_newest() if resume else None
+        newest = checkpoint[1]["step"] if checkpoint else -1
         check_same(newest, f"newest checkpoint in MODEL_ROOT = {self.config.MODEL_ROOT}", self.device)
-        if found is not None:
-            path, state = found
+        if checkpoint is not None:
+            path, state = checkpoint
         elif self.config.META_RESUME is not None:
             path, state = self.config.META_RESUME, load_training_checkpoint(self.config.META_RESUME)
         else:

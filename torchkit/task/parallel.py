@@ -106,12 +106,14 @@ class Gradients:
         count = distributed.world_size()
         if count == 1:
             return
-        found = _gradients(self.shared)
-        flat = torch.cat([_finite_is_zero(_gradients(self.own), found[0]), *(gradient.flatten() for gradient in found)])
+        gradients = _gradients(self.shared)
+        flat = torch.cat(
+            [_finite_is_zero(_gradients(self.own), gradients[0]), *(gradient.flatten() for gradient in gradients)]
+        )
         dist.all_reduce(flat)
         flat /= count
-        parts = (flat[1:] + flat[0]).split([gradient.numel() for gradient in found])
-        for gradient, part in zip(found, parts, strict=True):
+        parts = (flat[1:] + flat[0]).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def clip(self, max_norm: float) -> None:

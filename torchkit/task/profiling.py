@@ -24,11 +24,11 @@ def profile_steps(task: BaseTask, steps: int) -> tuple[str, Path]:
     activities = [ProfilerActivity.CPU]
     if task.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    found = list(islice(task.step_batches(task.epoch, 0), WARMUP_STEPS + steps))
-    for batches in found[:WARMUP_STEPS]:
+    all_batches = list(islice(task.step_batches(task.epoch, 0), WARMUP_STEPS + steps))
+    for batches in all_batches[:WARMUP_STEPS]:
         task.train_one_step(batches)
     with profile(activities=activities) as profiler:
-        for batches in found[WARMUP_STEPS:]:
+        for batches in all_batches[WARMUP_STEPS:]:
             with torch.profiler.record_function("training step"):
                 task.train_one_step(batches)
     profiler.export_chrome_trace(str(path))

@@ -48,11 +48,11 @@ class SyncBatchNorm(_BatchNorm):
     @classmethod
     def like(cls, layer: _BatchNorm) -> SyncBatchNorm:
         """With the parameters and buffers of `layer` themselves."""
-        made = cls(layer.num_features, layer.eps, layer.momentum, affine=False)
-        made.affine, made.weight, made.bias = layer.affine, layer.weight, layer.bias
-        made.running_mean, made.running_var = layer.running_mean, layer.running_var
-        made.num_batches_tracked = layer.num_batches_tracked
-        return made.train(layer.training)
+        synced = cls(layer.num_features, layer.eps, layer.momentum, affine=False)
+        synced.affine, synced.weight, synced.bias = layer.affine, layer.weight, layer.bias
+        synced.running_mean, synced.running_var = layer.running_mean, layer.running_var
+        synced.num_batches_tracked = layer.num_batches_tracked
+        return synced.train(layer.training)
 
     def _check_input_dim(self, _: Tensor) -> None: ...
 

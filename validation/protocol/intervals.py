@@ -76,9 +76,9 @@ def resampled_folds(
     fold_bins, fold_same = np.array_split(bins, folds), np.array_split(same, folds)
     for count in _chunks(resamples, max(len(distances), 2 * folds * len(THRESHOLDS))):
         correct = np.empty((folds, count, len(THRESHOLDS)), np.int64)
-        for fold, (found, kinds) in enumerate(zip(fold_bins, fold_same, strict=True)):
-            accepted = _draw_counts(found[kinds], len(THRESHOLDS) + 1, count, rng).cumsum(axis=1)
-            wrong = _draw_counts(found[~kinds], len(THRESHOLDS) + 1, count, rng).cumsum(axis=1)
+        for fold, (own_bins, kinds) in enumerate(zip(fold_bins, fold_same, strict=True)):
+            accepted = _draw_counts(own_bins[kinds], len(THRESHOLDS) + 1, count, rng).cumsum(axis=1)
+            wrong = _draw_counts(own_bins[~kinds], len(THRESHOLDS) + 1, count, rng).cumsum(axis=1)
             correct[fold] = (accepted + (~kinds).sum() - wrong)[:, :-1]
         best = np.argmax(correct.sum(axis=0) - correct, axis=2)  # (folds, count); the first of ties
         right = np.take_along_axis(correct, best[..., None], axis=2)[..., 0]

@@ -58,11 +58,11 @@ def find_reference(recogniser: str, weights: Path) -> Reference | None:
         weights: its checkpoint.
     """
     name = weights.name.lower()
-    found = [mark for mark in _TRAINING_SETS if _FILE_MARK in name and mark in name]
-    if len(found) != 1 or (recogniser, found[0]) not in _PUBLISHED:
+    marks = [mark for mark in _TRAINING_SETS if _FILE_MARK in name and mark in name]
+    if len(marks) != 1 or (recogniser, marks[0]) not in _PUBLISHED:
         return None
-    accuracies = dict(zip(_SETS, _PUBLISHED[recogniser, found[0]], strict=True))
-    return Reference(f"AdaFace {recogniser} trained on {_TRAINING_SETS[found[0]]}", accuracies)
+    accuracies = dict(zip(_SETS, _PUBLISHED[recogniser, marks[0]], strict=True))
+    return Reference(f"AdaFace {recogniser} trained on {_TRAINING_SETS[marks[0]]}", accuracies)
 
 
 def describe(reference: Reference) -> str:

@@ -82,9 +82,9 @@ def verify(embeddings: np.ndarray, same: np.ndarray, folds: int = 10) -> Verific
 
 def verify_distances(distances: np.ndarray, same: np.ndarray, folds: int = 10) -> Verification:
     """`verify` for the distances (n,) of pairs."""
-    found = k_fold(distances, same, folds)
+    fold_results = k_fold(distances, same, folds)
     curves = curves_of(distances, same)
-    draws = {Folds: Folds(found.accuracies[None], found.thresholds[None]), Curves: curves}
+    draws = {Folds: Folds(fold_results.accuracies[None], fold_results.thresholds[None]), Curves: curves}
     reasons = {key: figure.why_not_measured(curves.impostor_pairs) for key, figure in FIGURES.items()}
     return Verification(
         values={
@@ -92,7 +92,7 @@ def verify_distances(distances: np.ndarray, same: np.ndarray, folds: int = 10) -
             for key, figure in FIGURES.items()
         },
         missing={key: reason for key, reason in reasons.items() if reason is not None},
-        correct=found.correct,
+        correct=fold_results.correct,
     )
 
 

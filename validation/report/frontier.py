@@ -56,9 +56,11 @@ def rows_of(name: str, results: Mapping[str, Any], attack: Mapping[str, Any] | N
 
 def operational_excess(attack: Mapping[str, Any] | None) -> dict[str, float]:
     """Of SSIM and of re-identification, from the results.json of attacks; empty for None."""
-    found = {} if attack is None else {row["metric"]: row for row in attack["excess"] if row["kind"] == "operational"}
+    excess_rows = (
+        {} if attack is None else {row["metric"]: row for row in attack["excess"] if row["kind"] == "operational"}
+    )
     names = {"ssim": "excess_ssim", REIDENTIFICATION: "excess_reidentification"}
-    return {name: found[metric]["value"] for metric, name in names.items() if metric in found}
+    return {name: excess_rows[metric]["value"] for metric, name in names.items() if metric in excess_rows}
 
 
 def _row(name: str, row: Mapping[str, Any], client_alone: float | None = None, **excess: float) -> FrontierRow:

@@ -116,10 +116,10 @@ def _section(section: Section, rows: Sequence[Row]) -> dict[str, Any]:
     summary = [
         {
             "obfuscation": obfuscation,
-            "recovery": recovery(found),
-            "cells": [found.get(name) for name in conditions_of(rows)],
+            "recovery": recovery(by_condition),
+            "cells": [by_condition.get(name) for name in conditions_of(rows)],
         }
-        for (_, obfuscation), found in group_rows(row for _, row in own).items()
+        for (_, obfuscation), by_condition in group_rows(row for _, row in own).items()
     ]
     return {
         "dataset": section.dataset,

@@ -72,16 +72,16 @@ def score_set(
             dataset=data.name,
             obfuscation=case.obfuscation,
             condition=case.name,
-            result=verify_distances(found, data.same),
+            result=verify_distances(case_distances, data.same),
             images=len(data.images),
             pairs=len(data.same),
             extras=dict((extras or {}).get(case, {})),
-            intervals=bootstrap(found, data.same, resamples, seed) if resamples else None,
+            intervals=bootstrap(case_distances, data.same, resamples, seed) if resamples else None,
             reference_accuracy=published if case.name == "clear" else None,
         )
-        for case, found in distances.items()
+        for case, case_distances in distances.items()
     ]
-    by_label = {row.label: found for row, found in zip(rows, distances.values(), strict=True)}
+    by_label = {row.label: case_distances for row, case_distances in zip(rows, distances.values(), strict=True)}
     return SetResult(rows, score_pairs(data, by_label, {row.label: row.result for row in rows}), examples)
 
 
@@ -110,7 +110,7 @@ def _draw(out: Path, result: SetResult) -> tuple[list[Path], list[Chart]]:
     """The charts of a set, as files (accuracy.png is one for all sets) and for the page."""
     scores = result.scores
     distances = dict(zip(scores.labels, scores.distances, strict=True))
-    curves = {name: roc(found, scores.same)[:2] for name, found in distances.items()}
+    curves = {name: roc(case_distances, scores.same)[:2] for name, case_distances in distances.items()}
     supported = measured_from(int((~scores.same).sum()))
     thresholds = {row.label: row.result.threshold for row in result.rows}
     figures = {

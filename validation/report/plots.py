@@ -40,8 +40,8 @@ def accuracy_figure(rows: Sequence[Row]) -> Figure:
     if not rows:
         raise ValueError("no rows to draw: validate at least one dataset")
     panels: dict[str, dict[str | None, dict[str, Row]]] = {}
-    for (dataset, obfuscation), found in group_rows(rows).items():
-        panels.setdefault(dataset, {})[obfuscation] = found
+    for (dataset, obfuscation), by_condition in group_rows(rows).items():
+        panels.setdefault(dataset, {})[obfuscation] = by_condition
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)
     panel_width = max(3.0, 1.0 + 1.1 * max(len(panel) for panel in panels.values()))
@@ -126,7 +126,7 @@ def histogram_figure(
         raise ValueError(f"no distances to draw for {title!r}: give at least one condition")
     places, columns = _side_by_side(distances)
     lines = -(-(places[-1] + 1) // columns)
-    end = max(np.ceil(2 * max(found.max() for found in distances.values())), 1) / 2
+    end = max(np.ceil(2 * max(values.max() for values in distances.values())), 1) / 2
     bins = np.linspace(0, end, _BINS + 1)
     figure = new_figure(_WIDTH_INCHES, 0.7 + 1.2 * lines)
     for position, name in zip(places, distances, strict=True):
@@ -264,11 +264,11 @@ def _legend_above(figure: Figure, names: Sequence[str], title: str = "", columns
 
 def _draw_bars(axes: Axes, panel: dict[str | None, dict[str, Row]], bottom: float) -> None:
     """The bars of a dataset: a group for each obfuscation, in it a bar for each condition that occurs."""
-    shown = [condition for condition in CONDITIONS if any(condition in found for found in panel.values())]
+    shown = [condition for condition in CONDITIONS if any(condition in by_condition for by_condition in panel.values())]
     width = 0.88 / len(shown)  # a bar is about as wide as the number above it
     for place, condition in enumerate(shown):
-        at = [group for group, found in enumerate(panel.values()) if condition in found]
-        results = [found[condition].result for found in panel.values() if condition in found]
+        at = [group for group, by_condition in enumerate(panel.values()) if condition in by_condition]
+        results = [by_condition[condition].result for by_condition in panel.values() if condition in by_condition]
         centres = np.array(at) + (place - (len(shown) - 1) / 2) * width
         heights = np.array([100 * result.accuracy for result in results])
         deviations = np.array([100 * result.accuracy_std for result in results])

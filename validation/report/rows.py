@@ -172,14 +172,14 @@ def group_rows(rows: Iterable[Row]) -> dict[tuple[str, str | None], dict[str, Ro
     """
     groups: dict[tuple[str, str | None], dict[str, Row]] = {}
     for row in rows:
-        found = groups.setdefault((row.dataset, row.obfuscation), {})
-        if row.condition in found:
+        by_condition = groups.setdefault((row.dataset, row.obfuscation), {})
+        if row.condition in by_condition:
             raise ValueError(f"two rows for {row.dataset}, {row.obfuscation}, {row.condition}: give one of each")
-        found[row.condition] = row
+        by_condition[row.condition] = row
     obfuscated = {dataset for dataset, obfuscation in groups if obfuscation is not None}
     return {
-        (dataset, obfuscation): groups.get((dataset, None), {}) | found
-        for (dataset, obfuscation), found in groups.items()
+        (dataset, obfuscation): groups.get((dataset, None), {}) | by_condition
+        for (dataset, obfuscation), by_condition in groups.items()
         if obfuscation is not None or dataset not in obfuscated
     }
 
@@ -196,11 +196,11 @@ def summary_table(rows: Sequence[Row]) -> Table:
     if published:
         columns.insert(3, "published %")
     body = []
-    for (dataset, obfuscation), found in group_rows(rows).items():
-        line = [dataset, obfuscation or "-", *(_with_deviation(found.get(name)) for name in conditions)]
-        line.append(per_cent(recovery(found), 1))
+    for (dataset, obfuscation), by_condition in group_rows(rows).items():
+        line = [dataset, obfuscation or "-", *(_with_deviation(by_condition.get(name)) for name in conditions)]
+        line.append(per_cent(recovery(by_condition), 1))
         if published:
-            line.insert(3, per_cent(found["clear"].reference_accuracy if "clear" in found else None))
+            line.insert(3, per_cent(by_condition["clear"].reference_accuracy if "clear" in by_condition else None))
         body.append(line)
     return Table(columns, body, text_columns=2)
 
@@ -301,11 +301,11 @@ def write_results(
     return paths
 
 
-def recovery(found: dict[str, Row]) -> float | None:
+def recovery(by_condition: dict[str, Row]) -> float | None:
     """(compensated - obfuscated) / (clear - obfuscated); None where there was no loss or a number is missing."""
-    if any(condition not in found for condition in DEFAULT_CONDITIONS):
+    if any(condition not in by_condition for condition in DEFAULT_CONDITIONS):
         return None
-    clear, obfuscated, compensated = (found[condition].result.accuracy for condition in DEFAULT_CONDITIONS)
+    clear, obfuscated, compensated = (by_condition[condition].result.accuracy for condition in DEFAULT_CONDITIONS)
     return None if clear <= obfuscated else (compensated - obfuscated) / (clear - obfuscated)
 
 

@@ -52,8 +52,8 @@ def read_index(index_root: Path, data_root: Path, name: str) -> Index:
         ValueError: it is there in two forms, or a file does not hold what its form says.
     """
     looked_for = f"{index_root / name}.txt or {name}_000.txt and so on (an index; INDEX_ROOT = {index_root})"
-    found = _texts(index_root, data_root, name) + _records(data_root, name)
-    return _read_only_form(found, data_root, name, looked_for)
+    forms = _texts(index_root, data_root, name) + _records(data_root, name)
+    return _read_only_form(forms, data_root, name, looked_for)
 
 
 def read_records_or_folders(data_root: Path, name: str) -> Index:
@@ -61,33 +61,33 @@ def read_records_or_folders(data_root: Path, name: str) -> Index:
     return _read_only_form(_records(data_root, name), data_root, name)
 
 
-def _read_only_form(found: list[Form], data_root: Path, name: str, *looked_for: str) -> Index:
+def _read_only_form(forms: list[Form], data_root: Path, name: str, *looked_for: str) -> Index:
     folder = data_root / name
-    shards = [] if any(path.suffix == ".txt" for path, _ in found) else find_shards(folder)
+    shards = [] if any(path.suffix == ".txt" for path, _ in forms) else find_shards(folder)
     if shards:
-        found = [*found, (shards[0], partial(read_tfrecord_folder, folder))]
-    if not found and find_people(folder):
-        found = [(folder, partial(read_identity_folders, folder))]
-    if len(found) > 1:
+        forms = [*forms, (shards[0], partial(read_tfrecord_folder, folder))]
+    if not forms and find_people(folder):
+        forms = [(folder, partial(read_identity_folders, folder))]
+    if len(forms) > 1:
         raise ValueError(
-            f"training set {name!r} is there in several forms: {' and '.join(str(path) for path, _ in found)}; "
+            f"training set {name!r} is there in several forms: {' and '.join(str(path) for path, _ in forms)}; "
             "keep one of them"
         )
-    if not found:
+    if not forms:
         looked = [*looked_for, f"{folder / REC_NAME} or {folder}.rec (RecordIO)"]
         raise FileNotFoundError(
             f"no training set {name!r} (a name of DATASETS): looked for {', '.join(looked)}, {folder}/*.tfrecord and "
             f"{folder}/PERSON/ (a folder for each person; DATA_ROOT = {data_root}); put it where one of these is, as "
             "Data/README.md shows, or change these keys"
         )
-    return found[0][1]()
+    return forms[0][1]()
 
 
 def _texts(index_root: Path, data_root: Path, name: str) -> list[Form]:
-    found: list[Form] = []
+    forms: list[Form] = []
     whole = index_root / f"{name}.txt"
     if whole.is_file():
-        found.append((whole, partial(read_text_index, [whole], data_root)))
+        forms.append((whole, partial(read_text_index, [whole], data_root)))
     parts = _parts(index_root, name)
     expected = [f"{name}_{number:03d}.txt" for number in range(len(parts))]
     for part, file_name in zip(parts, expected, strict=True):
@@ -97,23 +97,23 @@ def _texts(index_root: Path, data_root: Path, name: str) -> list[Form]:
                 "numbered from 000 without gaps"
             )
     if parts:
-        found.append((parts[0], partial(read_text_index, parts, data_root)))
-    return found
+        forms.append((parts[0], partial(read_text_index, parts, data_root)))
+    return forms
 
 
 def _parts(index_root: Path, name: str) -> list[Path]:
     if not index_root.is_dir():
         return []
     form = re.compile(rf"{re.escape(name)}_([0-9]{{3,9}})\.txt")
-    found = {int(match[1]): path for path in index_root.iterdir() if (match := form.fullmatch(path.name))}
-    return [found[number] for number in sorted(found)]
+    part_files = {int(match[1]): path for path in index_root.iterdir() if (match := form.fullmatch(path.name))}
+    return [part_files[number] for number in sorted(part_files)]
 
 
 def _records(data_root: Path, name: str) -> list[Form]:
     inside, beside = data_root / name / REC_NAME, data_root / f"{name}.rec"
-    found: list[Form] = []
+    forms: list[Form] = []
     if inside.is_file():
-        found.append((inside, partial(read_recordio, inside, inside.with_name(PROPERTY_NAME))))
+        forms.append((inside, partial(read_recordio, inside, inside.with_name(PROPERTY_NAME))))
     if beside.is_file():
-        found.append((beside, partial(read_recordio, beside)))
-    return found
+        forms.append((beside, partial(read_recordio, beside)))
+    return forms

@@ -45,10 +45,10 @@ def find_people(root: Path) -> list[str]:
 
 def _images(folder: Path) -> list[str]:
     """Paths below `folder`, at any depth."""
-    found = []
+    paths = []
     for top, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(top).relative_to(folder)
         names = [name for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
-        found += [(inside / name).as_posix() for name in names]
-    return found
+        paths += [(inside / name).as_posix() for name in names]
+    return paths

@@ -130,11 +130,11 @@ def _read_idx(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     form = "a line `key offset` for each record"
     keys, offsets = array("q"), array("Q")
     for first, block in iterate_blocks(file, "index of the RecordIO file", form):
-        found = match_lines(IDX_LINE, block)
-        if found is None:
+        matches = match_lines(IDX_LINE, block)
+        if matches is None:
             raise _wrong_line(block, file, first, form)
-        keys.extend(int(key) for key, _ in found)
-        offsets.extend(int(offset) for _, offset in found)
+        keys.extend(int(key) for key, _ in matches)
+        offsets.extend(int(offset) for _, offset in matches)
     order = np.argsort(np.frombuffer(offsets, np.uint64), kind="stable")
     _check_distinct(file, np.frombuffer(keys, np.int64), "key")
     _check_distinct(file, np.frombuffer(offsets, np.uint64), "offset")
@@ -152,8 +152,8 @@ def _check_distinct(file: Path, values: np.ndarray, what: str) -> None:
     order = np.argsort(values, kind="stable")
     again = np.flatnonzero(np.diff(values[order]) == 0)
     if again.size:
-        one, other = order[again[0]] + 1, order[again[0] + 1] + 1
-        raise ValueError(f"{file}, line {other}: {what} {values[one - 1]} stands in line {one} already")
+        earlier, later = order[again[0]] + 1, order[again[0] + 1] + 1
+        raise ValueError(f"{file}, line {later}: {what} {values[earlier - 1]} stands in line {earlier} already")
 
 
 @dataclass(frozen=True)

@@ -131,9 +131,9 @@ class Collector(Protocol):
 
 def _collect(collector: Collector, block: bytes, file: Path, first: int) -> int:
     """Add a block of lines; returns how many."""
-    found = match_lines(collector.pattern, block)
-    if found is not None:
-        collector.extend(found)
+    matches = match_lines(collector.pattern, block)
+    if matches is not None:
+        collector.extend(matches)
     else:  # there is something about a line: in this way it is named
         for number, line in enumerate(decode_lines(block, file, first), start=first):
             collector.add(line, file, number)
@@ -187,7 +187,7 @@ class _Records:
 
     def index(self, lines: Lines) -> Index:
         files = [RecordFile(self.root / path) for path in self.numbers]
-        arrays = [np.frombuffer(one, f"{one.typecode}") for one in (self.shards, self.offsets, self.labels)]
+        arrays = [np.frombuffer(column, f"{column.typecode}") for column in (self.shards, self.offsets, self.labels)]
         shards, offsets, labels = arrays
         first = np.unique(shards, return_index=True)[1]
         sizes = [file.size(f"{lines.describe(int(k))}: {file.path}") for file, k in zip(files, first, strict=True)]

@@ -87,9 +87,11 @@ def read_tfrecord_folder(folder: Path) -> RecordIndex:
             offsets.append(offset)
             labels.append(_label(payload, name))
             offset += MIN_RECORD_BYTES + len(payload)
-    found = np.frombuffer(labels, np.int64)
-    check_labels(found, folder)
-    return RecordIndex(files, np.frombuffer(shards, np.uint32), np.frombuffer(offsets, np.uint64), found, read_image)
+    label_array = np.frombuffer(labels, np.int64)
+    check_labels(label_array, folder)
+    return RecordIndex(
+        files, np.frombuffer(shards, np.uint32), np.frombuffer(offsets, np.uint64), label_array, read_image
+    )
 
 
 def find_shards(folder: Path) -> list[Path]:

@@ -173,7 +173,7 @@ def _read_lists(root: Path, form: Form, landmarks: Table) -> list[Image]:
     identity_file = _find(root, "identity_CelebA.txt", "list of identities")
     partitions = read_numbers(partition_file, "partition")
     identities = read_numbers(identity_file, "list of identities")
-    there = {file.name for file in folder.iterdir()}
+    file_names = {file.name for file in folder.iterdir()}
     images = []
     for name, row in partitions.values.items():
         where, partition = partitions.where(name), int(row[0])
@@ -182,14 +182,16 @@ def _read_lists(root: Path, form: Form, landmarks: Table) -> list[Image]:
         if name not in identities.values:
             raise ValueError(f"{where} has no line in {identity_file}; get the lists complete")
         identity = int(identities[name][0])
-        images.append(Image(name, _source(folder, name, there, where), where, landmarks[name], identity, partition))
+        images.append(
+            Image(name, _source(folder, name, file_names, where), where, landmarks[name], identity, partition)
+        )
     return images
 
 
-def _source(folder: Path, name: str, there: set[str], where: str) -> str:
+def _source(folder: Path, name: str, file_names: set[str], where: str) -> str:
     """The image's file; the PNG edition has other endings than the lists."""
     for candidate in (name, f"{name.rpartition('.')[0]}.png"):
-        if candidate in there:
+        if candidate in file_names:
             return str(folder / candidate)
     raise FileNotFoundError(f"{where} is not in {folder}; unpack the archive again, or take out the line")
 

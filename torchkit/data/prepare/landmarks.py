@@ -89,11 +89,11 @@ def read_numbers(file: Path, what: str) -> Table:
 
 def _check_columns(file: Path, line: str, columns: Sequence[str | None]) -> None:
     """Make sure that a CSV file's first line names these columns after that of the images; None: any name."""
-    found = _cells(file, line)[1:]
+    cells = _cells(file, line)[1:]
     named = [
-        None if wanted is None and not _numbers([name]) else name for name, wanted in zip(found, columns, strict=False)
+        None if wanted is None and not _numbers([name]) else name for name, wanted in zip(cells, columns, strict=False)
     ]
-    if len(found) != len(columns) or named != list(columns):
+    if len(cells) != len(columns) or named != list(columns):
         names = ",".join(["image_id", *(wanted or "NAME" for wanted in columns)])
         raise ValueError(f"{file}, line 1: {line!r}: expected the names of the columns: {names}")
 
@@ -123,7 +123,7 @@ def _read(file: Path, lines: list[str], start: int, columns: int, form: str) -> 
 def _numbers(texts: list[str]) -> list[float]:
     """The numbers; none if one is not a finite number."""
     try:
-        found = [float(text) for text in texts]
+        numbers = [float(text) for text in texts]
     except ValueError:
         return []
-    return found if np.isfinite(found).all() else []
+    return numbers if np.isfinite(numbers).all() else []

@@ -62,10 +62,10 @@ def prepare_lfw(root: Path, pairs: Path, landmarks: Path, out: Path, name: str =
         FileNotFoundError, ValueError: a file or image is missing, or a line is of another form.
     """
     check_name(name)
-    found = read_pairs(pairs, root)
+    lfw_pairs = read_pairs(pairs, root)
     table = read_landmarks(landmarks)
-    work = [(path, f"{where}: {root / path}", table[path]) for path, where in images_of(found).items()]
-    return write_pairs(found, parallel_map(partial(_align, root), work, jobs, name), out, name)
+    work = [(path, f"{where}: {root / path}", table[path]) for path, where in images_of(lfw_pairs).items()]
+    return write_pairs(lfw_pairs, parallel_map(partial(_align, root), work, jobs, name), out, name)
 
 
 def _align(root: Path, work: tuple[str, str, np.ndarray]) -> np.ndarray:

@@ -61,9 +61,9 @@ def prepare_pairs(root: Path, pairs: Path, out: Path, name: str, jobs: int = 1) 
         FileNotFoundError, ValueError: a missing list or image, a line of another form, no pair at all.
     """
     check_name(name)
-    found = read_pairs(pairs, root)
-    images = parallel_map(partial(_read, root), list(images_of(found).items()), jobs, name)
-    return write_pairs(found, images, out, name)
+    listed_pairs = read_pairs(pairs, root)
+    images = parallel_map(partial(_read, root), list(images_of(listed_pairs).items()), jobs, name)
+    return write_pairs(listed_pairs, images, out, name)
 
 
 def _read(root: Path, image: tuple[str, str]) -> np.ndarray:
@@ -73,11 +73,11 @@ def _read(root: Path, image: tuple[str, str]) -> np.ndarray:
 
 def images_of(pairs: Sequence[Pair]) -> dict[str, str]:
     """The distinct images in order of first appearance, and where the list first names them."""
-    found: dict[str, str] = {}
+    first_mentions: dict[str, str] = {}
     for pair in pairs:
-        found.setdefault(pair.first, pair.where)
-        found.setdefault(pair.second, pair.where)
-    return found
+        first_mentions.setdefault(pair.first, pair.where)
+        first_mentions.setdefault(pair.second, pair.where)
+    return first_mentions
 
 
 def write_pairs(pairs: Sequence[Pair], images: Iterable[np.ndarray], out: Path, name: str) -> Path:

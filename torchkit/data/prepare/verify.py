@@ -58,23 +58,23 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("give --index FILE with --root DIR, or --data DIR/NAME")
     if not (arguments.index or arguments.data or arguments.set):
         raise ValueError("give --index FILE with --root DIR, or --data DIR/NAME, or --set DIR/NAME, or one of both")
-    found = Findings()
+    findings = Findings()
     digests: set[bytes] = set()
     if arguments.index:
-        digests = verify_index(arguments.index, arguments.root, found, arguments.jobs)
+        digests = verify_index(arguments.index, arguments.root, findings, arguments.jobs)
     if arguments.data:
-        digests = verify_data(arguments.data.parent, arguments.data.name, found, arguments.jobs)
+        digests = verify_data(arguments.data.parent, arguments.data.name, findings, arguments.jobs)
     if arguments.set:
         named = set_of(arguments.set)
-        verify_set(named.parent, named.name, found, digests)
-    for message in found.notes[:NOTES_SHOWN]:
+        verify_set(named.parent, named.name, findings, digests)
+    for message in findings.notes[:NOTES_SHOWN]:
         print(f"note: {message}")
-    if len(found.notes) > NOTES_SHOWN:
-        print(f"note: ... and {len(found.notes) - NOTES_SHOWN} more")
-    for message in found.problems:
+    if len(findings.notes) > NOTES_SHOWN:
+        print(f"note: ... and {len(findings.notes) - NOTES_SHOWN} more")
+    for message in findings.problems:
         print(f"wrong: {message}")
-    print(f"{len(found.problems)} problems, {len(found.notes)} notes")
-    if found.problems:
+    print(f"{len(findings.problems)} problems, {len(findings.notes)} notes")
+    if findings.problems:
         raise SystemExit(1)
 
 
@@ -109,13 +109,13 @@ class Entry(NamedTuple):
     """Reads the encoded image."""
 
 
-def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[bytes]:
+def verify_index(file: Path, root: Path, findings: Findings, jobs: int = 1) -> set[bytes]:
     """Check an index and its images; tell `found` what is wrong.
 
     Args:
         file: the index.
         root: folder of the images.
-        found: receives problems and notes.
+        findings: receives problems and notes.
         jobs: processes that read the images.
 
     Returns:
@@ -123,10 +123,10 @@ def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[
     """
     try:
         if lists_records(file):
-            return _verify_images(partial(read_text_index, [file], root), found, jobs)
+            return _verify_images(partial(read_text_index, [file], root), findings, jobs)
         lines = read_lines(file, "index", "a line `relative/path label` for each image")
     except (ValueError, FileNotFoundError) as error:
-        found.report(error)
+        findings.report(error)
         return set()
     entries: list[Entry] = []
     first_line: dict[str, int] = {}
@@ -134,10 +134,10 @@ def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[
         try:
             path, label = parse_line(line, file, number)
         except ValueError as error:
-            found.report(error)
+            findings.report(error)
             continue
         if path in first_line:
-            found.problems.append(f"{file}, line {number}: {path} stands in line {first_line[path]} already")
+            findings.problems.append(f"{file}, line {number}: {path} stands in line {first_line[path]} already")
         else:
             first_line[path] = number
             name = f"{file}, line {number}: {root / path}"
@@ -145,16 +145,16 @@ def verify_index(file: Path, root: Path, found: Findings, jobs: int = 1) -> set[
             entries.append(
                 Entry(f"{file}, line {number}: {path}", short, label, name, partial(read_bytes, root / path, name))
             )
-    return _verify_entries(file, entries, found, jobs)
+    return _verify_entries(file, entries, findings, jobs)
 
 
-def verify_data(root: Path, name: str, found: Findings, jobs: int = 1) -> set[bytes]:
+def verify_data(root: Path, name: str, findings: Findings, jobs: int = 1) -> set[bytes]:
     """`verify_index` of a training set without an index: records, or a folder for each person."""
-    return _verify_images(partial(read_records_or_folders, root, name), found, jobs)
+    return _verify_images(partial(read_records_or_folders, root, name), findings, jobs)
 
 
-def _verify_images(read: Callable[[], Index], found: Findings, jobs: int) -> set[bytes]:
-    index = attempt(found.report, read)
+def _verify_images(read: Callable[[], Index], findings: Findings, jobs: int) -> set[bytes]:
+    index = attempt(findings.report, read)
     if index is None:
         return set()
     names = [index.describe(position) for position in range(len(index))]
@@ -162,15 +162,15 @@ def _verify_images(read: Callable[[], Index], found: Findings, jobs: int) -> set
         Entry(name, name, label, name, index.source(position))
         for position, (name, label) in enumerate(zip(names, index.labels.tolist(), strict=True))
     ]
-    return _verify_entries(index.file, entries, found, jobs)
+    return _verify_entries(index.file, entries, findings, jobs)
 
 
-def _verify_entries(file: Path, entries: Sequence[Entry], found: Findings, jobs: int) -> set[bytes]:
-    _verify_labels(file, np.array([entry.label for entry in entries], np.int64), found)
+def _verify_entries(file: Path, entries: Sequence[Entry], findings: Findings, jobs: int) -> set[bytes]:
+    _verify_labels(file, np.array([entry.label for entry in entries], np.int64), findings)
     work = [(entry.read, entry.file) for entry in entries]
     results = list(parallel_map(_digest, work, jobs, file.name))
-    found.problems += [result for result in results if isinstance(result, str)]
-    return _verify_distinct(entries, results, found)
+    findings.problems += [result for result in results if isinstance(result, str)]
+    return _verify_distinct(entries, results, findings)
 
 
 def _digest(image: tuple[Callable[[], bytes], str]) -> bytes | str:
@@ -186,18 +186,18 @@ def _digest_of(image: np.ndarray) -> bytes:
     return hashlib.sha256(image.tobytes()).digest()
 
 
-def _verify_labels(file: Path, labels: np.ndarray, found: Findings) -> None:
+def _verify_labels(file: Path, labels: np.ndarray, findings: Findings) -> None:
     if not labels.size:
         return
-    found.problems += [f"{file}: label {label} is missing" for label in missing_labels(labels)]
+    findings.problems += [f"{file}: label {label} is missing" for label in missing_labels(labels)]
     if len(np.unique(labels)) < 2:
-        found.problems.append(f"{file}: all images show one person; a margin softmax needs two or more")
+        findings.problems.append(f"{file}: all images show one person; a margin softmax needs two or more")
     alone = int((np.bincount(np.unique(labels, return_inverse=True)[1]) == 1).sum())
     if alone:
-        found.notes.append(f"{file}: {alone} people have one image only")
+        findings.notes.append(f"{file}: {alone} people have one image only")
 
 
-def _verify_distinct(entries: Sequence[Entry], results: Sequence[bytes | str], found: Findings) -> set[bytes]:
+def _verify_distinct(entries: Sequence[Entry], results: Sequence[bytes | str], findings: Findings) -> set[bytes]:
     first_with: dict[bytes, Entry] = {}
     for entry, result in zip(entries, results, strict=True):
         if isinstance(result, str):
@@ -207,65 +207,65 @@ def _verify_distinct(entries: Sequence[Entry], results: Sequence[bytes | str], f
             continue
         message = f"{entry.name} is the same image as {other.short}"
         if entry.label != other.label:
-            found.problems.append(f"{message}, with the label {entry.label} and not {other.label}")
+            findings.problems.append(f"{message}, with the label {entry.label} and not {other.label}")
         else:
-            found.notes.append(message)
+            findings.notes.append(message)
     return set(first_with)
 
 
-def verify_set(root: Path, name: str, found: Findings, training: set[bytes] | None = None) -> None:
+def verify_set(root: Path, name: str, findings: Findings, training: set[bytes] | None = None) -> None:
     """Check the validation set `name` under `root`; tell `found` what is wrong.
 
     Args:
         root: folder of the sets.
         name: of the set.
-        found: receives problems and notes.
+        findings: receives problems and notes.
         training: digests of training images, none of which may be in the set.
     """
     try:
-        data = read_validation_set(root, name, found.report)
+        data = read_validation_set(root, name, findings.report)
     except (ValueError, OSError) as error:
-        found.report(error)
+        findings.report(error)
         return
     if data is None:
         return
-    _verify_pairs(data, found)
-    _verify_folds(data, found)
+    _verify_pairs(data, findings)
+    _verify_folds(data, findings)
     for position, image in enumerate(data.images):
         if (image == image[:, :1, :1]).all():
-            found.notes.append(f"{_rows(data, position)} is of one colour")
+            findings.notes.append(f"{_rows(data, position)} is of one colour")
         if training and _digest_of(image.transpose(1, 2, 0)) in training:
-            found.problems.append(f"{_rows(data, position)} is in the index too: the set must show other people")
+            findings.problems.append(f"{_rows(data, position)} is in the index too: the set must show other people")
 
 
 def _rows(data: ValidationSet, position: int) -> str:
     return f"{data.name}: the image of row {int(np.flatnonzero(data.rows == position)[0])}"
 
 
-def _verify_pairs(data: ValidationSet, found: Findings) -> None:
+def _verify_pairs(data: ValidationSet, findings: Findings) -> None:
     first_with: dict[tuple[int, int], int] = {}
-    for number, (one, other) in enumerate(np.sort(data.rows.reshape(-1, 2), axis=1).tolist()):
+    for number, (left, right) in enumerate(np.sort(data.rows.reshape(-1, 2), axis=1).tolist()):
         kind = "one person" if data.same[number] else "two people"
-        if one == other:
+        if left == right:
             message = f"{data.name}: pair {number} is one image twice, called {kind}"
-            (found.notes if data.same[number] else found.problems).append(message)
-        first = first_with.setdefault((one, other), number)
+            (findings.notes if data.same[number] else findings.problems).append(message)
+        first = first_with.setdefault((left, right), number)
         if first == number:
             continue
         if data.same[first] != data.same[number]:
-            found.problems.append(f"{data.name}: pairs {first} and {number} are the same images, called {kind} once")
+            findings.problems.append(f"{data.name}: pairs {first} and {number} are the same images, called {kind} once")
         else:
-            found.notes.append(f"{data.name}: pair {number} is pair {first} again")
+            findings.notes.append(f"{data.name}: pair {number} is pair {first} again")
 
 
-def _verify_folds(data: ValidationSet, found: Findings) -> None:
+def _verify_folds(data: ValidationSet, findings: Findings) -> None:
     """The evaluation's folds: contiguous tenths."""
     if len(data.same) < FOLDS:
-        found.problems.append(f"{data.name}: {len(data.same)} pairs, expected at least {FOLDS}, one a fold")
+        findings.problems.append(f"{data.name}: {len(data.same)} pairs, expected at least {FOLDS}, one a fold")
         return
     if data.same.all() or not data.same.any():
         kind = "one person" if data.same[0] else "two people"
-        found.problems.append(f"{data.name}: all pairs are of {kind}; evaluation needs both kinds")
+        findings.problems.append(f"{data.name}: all pairs are of {kind}; evaluation needs both kinds")
         return
     pairs = np.sort(data.rows.reshape(-1, 2), axis=1)
     first_with: dict[bytes, int] = {}
@@ -273,10 +273,10 @@ def _verify_folds(data: ValidationSet, found: Findings) -> None:
         same = int(data.same[fold].sum())
         if same in (0, len(fold)):
             kind = "one person" if same else "two people"
-            found.problems.append(f"{data.name}: fold {number} has pairs of {kind} only; mix the kinds")
+            findings.problems.append(f"{data.name}: fold {number} has pairs of {kind} only; mix the kinds")
         elif abs(2 * same - len(fold)) > 1:
-            found.notes.append(f"{data.name}: fold {number} has {same} of {len(fold)} pairs of one person")
+            findings.notes.append(f"{data.name}: fold {number} has {same} of {len(fold)} pairs of one person")
         content = np.unique(np.column_stack([pairs[fold], data.same[fold]]), axis=0).tobytes()
         first = first_with.setdefault(content, number)
         if first != number:
-            found.problems.append(f"{data.name}: folds {first} and {number} hold the same pairs")
+            findings.problems.append(f"{data.name}: folds {first} and {number} hold the same pairs")

@@ -44,9 +44,9 @@ def load_validation_set(root: Path, name: str) -> ValidationSet:
         ValueError: it is there in two forms, a file does not hold what its form says, or the name is not a plain
             file name.
     """
-    found = read_validation_set(root, name, stop)
-    assert found is not None  # `stop` raises
-    return found
+    validation_set = read_validation_set(root, name, stop)
+    assert validation_set is not None  # `stop` raises
+    return validation_set
 
 
 def read_validation_set(root: Path, name: str, report: Report) -> ValidationSet | None:
@@ -89,11 +89,11 @@ def check_present(root: Path, names: Sequence[str]) -> None:
 
 def _form(root: Path, name: str) -> str:
     """The mark of the form in which a set is there; "" for none."""
-    found = [mark for mark in LOADERS if (root / mark.format(name)).exists()]
-    if found == PUBLISHED_TOGETHER or len(found) == 1:
-        return found[0]
-    if found:
-        marks = " and ".join(str(root / mark.format(name)) for mark in found)
+    forms = [mark for mark in LOADERS if (root / mark.format(name)).exists()]
+    if forms == PUBLISHED_TOGETHER or len(forms) == 1:
+        return forms[0]
+    if forms:
+        marks = " and ".join(str(root / mark.format(name)) for mark in forms)
         raise ValueError(f"validation set {name!r} is there in several forms: {marks}; keep one of them")
     if (root / name).is_dir():
         raise ValueError(

@@ -81,11 +81,11 @@ def _check_files(folder: Path, report: Report) -> tuple[int, int, bool]:
 
 def _check_chunks(folder: Path, row_count: int, chunk_rows: int, report: Report) -> bool:
     whole = True
-    there = sum(1 for _ in folder.glob("__*.blp"))
+    chunk_count = sum(1 for _ in folder.glob("__*.blp"))
     for index, start in enumerate(range(0, row_count, chunk_rows)):
         if not _check_chunk(folder / f"__{index}.blp", min(chunk_rows, row_count - start), chunk_rows, report):
             whole = False
-        if index > there:  # a description of a billion rows needs no billion messages
+        if index > chunk_count:  # a description of a billion rows needs no billion messages
             break
     return whole
 
@@ -104,9 +104,9 @@ def _check_chunk(path: Path, used_rows: int, chunk_rows: int, report: Report) ->
         if not used_rows * ROW_BYTES <= data_bytes <= chunk_rows * ROW_BYTES:
             expected = f"{used_rows * ROW_BYTES} ({used_rows} rows of float32 images)"
             raise ValueError(f"{path} holds {data_bytes} bytes, expected {expected}: {DOWNLOAD_AGAIN}")
-        there = path.stat().st_size - BLOSCPACK_HEADER_BYTES
-        if stored_bytes > there:
-            raise ValueError(f"{path} is cut off after {there} of {stored_bytes} bytes: {DOWNLOAD_AGAIN}")
+        actual_bytes = path.stat().st_size - BLOSCPACK_HEADER_BYTES
+        if stored_bytes > actual_bytes:
+            raise ValueError(f"{path} is cut off after {actual_bytes} of {stored_bytes} bytes: {DOWNLOAD_AGAIN}")
         return True
 
     return attempt(report, check) is True
