@@ -44,6 +44,7 @@ COMPRESSED = {
     "QUANTIZE": {"BITS": [8, 4, 2, 1], "START_EPOCH": 0.5, "RAMP_EPOCHS": 1},
     "PRUNE": {"CHANNELS": 0.25, "VALUES": [0.5, 0.5, 0.25, 0], "RAMP_EPOCHS": 2},
     "DISTILLATION": {"FORM": "cosine", "WEIGHT": 10, "MAP_WEIGHT": 1e-7, "DDL_WEIGHT": 1},
+    "ADVERSARY": {"WEIGHT": 1, "WIDTH": 2},
 }  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def write_experiment(home: Path, tiny: bool, **more: Any) -> Path:
 def write_recogniser_experiment(client: Path) -> Path:
     """Beside the client's file: the same data, and what a recogniser's training reads of the rest."""
     values = yaml.safe_load(client.read_text())
-    for key in ("CLIENT", "SERVER", "SHUFFLE", "QUANTIZE", "PRUNE", "DISTILLATION"):
+    for key in ("CLIENT", "SERVER", "SHUFFLE", "QUANTIZE", "PRUNE", "DISTILLATION", "ADVERSARY"):
         values.pop(key, None)
     values |= {"TASK": "server", "NUM_EPOCH": 1, "ACCUMULATE": 1, "HEAD_NAME": "AdaFace"}
     path = client.with_name("recogniser.yaml")
@@ -159,7 +160,8 @@ def same_curves(found: list[dict[str, float]], expected: list[dict[str, float]])
 
 def test_loss_curve_is_that_of_one_process(runs: Path) -> None:
     whole = curve(runs / "11")
-    assert set(whole[0]) == {"loss", "margin_softmax", "distillation", "map_error", "ddl"}
+    terms = {"margin_softmax", "distillation", "map_error", "ddl"}
+    assert set(whole[0]) == {"loss", *terms, "decoder_O_e", "decoder_O_e_Z", "excess"}
     assert len({step["loss"] for step in whole}) == 4
     same_curves(curve(runs / "22"), whole)
 
@@ -174,6 +176,7 @@ def test_final_checkpoints_hold_the_same(runs: Path, name: str) -> None:
     expected, found = (torch.load(checkpoint_of(runs / run, 4), weights_only=True) for run in ("11", name))
     compare(found["modules"], expected["modules"])
     compare(found["optimizer"]["state"], expected["optimizer"]["state"])
+    compare(found["adversary"], expected["adversary"])
     heads = found["modules"]["heads"]
     assert (heads["0.weight"].shape, heads["1.weight"].shape) == ((3, EMBEDDING_SIZE), (2, EMBEDDING_SIZE))
     assert not all(found["modules"]["client"]["pruners.1.keep"])
