@@ -15,18 +15,18 @@ FIRST_MEAN, FIRST_STD = 20.0, 100.0  # of the published implementation
 
 
 class AdaFace(MarginHead):
-    """A margin that follows the image's quality, read off the length of its embedding.
+    """A margin that adapts to the image's quality, which is estimated from the norm of its embedding.
 
     With q = clip((length - mean) / std * h, -1, 1), the true class's value is cos(theta - m q) - m (1 + q): an angular
     margin m for poor images (q = -1), a cosine margin m for average ones, and for good ones (q = 1) margins that
-    stress hard images. theta - m q is kept within 0..pi. Mean and standard deviation of the lengths are running
-    ones, in training updated before they are used. No gradient passes through q.
+    emphasise hard images. theta - m q is kept within 0..pi. Mean and standard deviation of the norms are running
+    statistics, which training updates before it uses them. No gradient passes through q.
 
-    The embeddings must come as the network gives them: at length 1 the quality is the same for all.
+    The embeddings must not be normalised: at length 1 the quality is the same for all.
 
     Args:
-        h: how far a standard deviation moves q.
-        momentum: share of the running statistics that stays in a step.
+        h: change of q for one standard deviation of the norm.
+        momentum: share of the running statistics that is kept in a step.
     """
 
     mean: Tensor
@@ -53,7 +53,7 @@ class AdaFace(MarginHead):
         return batch.with_target(self.with_margin(batch.target, quality))
 
     def with_margin(self, cosine: Tensor, quality: Tensor) -> Tensor:
-        """cos theta of the true class (B, 1) and q (B, 1) -> the value that takes its place."""
+        """Apply the margin: cos theta (B, 1) of the true class and q (B, 1) -> its replacement (B, 1)."""
         angle = -self.margin * quality
         shifted = cosine * angle.cos() - sine(cosine) * angle.sin()
         shifted = torch.where((angle < 0) & (cosine > angle.cos()), 1.0, shifted)  # theta below -angle

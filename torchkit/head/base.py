@@ -1,4 +1,4 @@
-"""What margin heads share: a learned centre for each identity, cosines to it, and the part of them a process holds."""
+"""The base of margin heads: a learned centre for each identity, and cosines to the centres that a process holds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ INIT_ROWS = 65_536  # drawn at a time: a shard never holds the weights of all cl
 
 @dataclass(frozen=True)
 class Batch:
-    """Embeddings beside the C class centres that take part here."""
+    """Embeddings and the C class centres of this process that take part in the step."""
 
     lengths: Tensor
-    """(B,) of the embeddings before they were normalised."""
+    """(B,) norms of the embeddings before they were normalised."""
     units: Tensor
     """(B, D) embeddings, length 1."""
     centres: Tensor
@@ -33,7 +33,7 @@ class Batch:
 
     @property
     def here(self) -> Tensor:
-        """(B, 1) whether the true class is among the columns."""
+        """(B, 1) bool: whether the true class is among the columns."""
         return self.columns[:, None] >= 0
 
     @property

@@ -18,7 +18,7 @@ class CIFP(MarginHead):
     class's value is cos theta - m - (1 + cos theta) p, m a cosine.
 
     The centres get no gradient through 1 + cos theta, nor from a false positive at or above cos theta - m: there the
-    embedding moves, and not the centre.
+    embedding moves, but not the centre.
     """
 
     def modulated(self, batch: Batch) -> Tensor:
@@ -37,7 +37,7 @@ class CIFP(MarginHead):
         squares = zeros.index_add(0, row, cosines.square())
         counts = zeros.index_add(0, row, torch.ones_like(cosines))
         if self.shard.count > 1:
-            # Only the true class's shard uses the sum: what it says about the others' parts must reach them.
+            # Only the true class's shard uses the sum: its gradient must reach the parts of the other shards.
             squares, counts = gather(squares[None]).sum(dim=0), reduce_sum(counts)
         return (squares / counts.clamp(min=1))[:, None]
 

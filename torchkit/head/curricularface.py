@@ -11,14 +11,14 @@ from torchkit.head.shard import WHOLE, Shard
 
 
 class CurricularFace(ArcFace):
-    """ArcFace that attends to hard negatives the more, the further training has come.
+    """ArcFace that weights hard negatives more and more as training advances.
 
     A class j that is not the true one and whose cos theta_j is above T, the true class's value with its margin (m in
     radians), is hard: it counts as cos theta_j (t + cos theta_j). t is the running mean of the true classes' cosines,
-    in training updated before it is used; easy classes keep their cosine.
+    which training updates before it uses it; easy classes keep their cosine.
 
     Args:
-        momentum: share of t that stays in a step.
+        momentum: share of t that is kept in a step.
     """
 
     t: Tensor

@@ -44,8 +44,8 @@ class CosFace(FixedMargin):
 class ArcFace(FixedMargin):
     """Additive angular margin: cos(theta + m), m in radians.
 
-    Beyond theta = pi - m, where cos(theta + m) would rise again, it goes on falling as cos theta - m sin m, as in
-    the published implementation.
+    Beyond theta = pi - m, where cos(theta + m) would rise again, the value is cos theta - m sin m, which keeps falling,
+    as in the published implementation.
     """
 
     def with_margin(self, cosine: Tensor) -> Tensor:
@@ -54,12 +54,12 @@ class ArcFace(FixedMargin):
 
 
 class PartialFC(CosFace):
-    """CosFace on a tenth of the classes a step: An et al., CVPR 2022. Any head does so with a `sample_rate` below 1."""
+    """CosFace on a tenth of the classes a step: An et al., CVPR 2022. Any head can, by a `sample_rate` below 1."""
 
     default_sample_rate = PARTIAL_FC_RATE
 
 
 def sine(cosine: Tensor) -> Tensor:
     """sin theta for theta in 0..pi, with a finite gradient at both ends."""
-    # The gradient of sqrt is infinite at 0: keep sin theta off it by less than float32 can tell.
+    # The gradient of sqrt is infinite at 0: keep sin theta away from it by less than float32 resolves.
     return (1 - cosine.square()).clamp(min=1e-12).sqrt()

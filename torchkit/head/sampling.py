@@ -10,10 +10,10 @@ POSITIVE = 2.0  # above every random score
 
 
 class ClassSampler(nn.Module):
-    """Draws the classes that take part in a training step: those of the batch, filled up with others to a share of all.
+    """Draw the classes that take part in a training step: those of the batch, and others up to a share of all classes.
 
     Each process draws for all classes and keeps its own, so that the sample does not depend on the number of
-    processes. Its seed is a buffer: a resumed run goes on with the samples of one that was not stopped.
+    processes. Its seed is a buffer, so that a resumed run draws the same samples as an uninterrupted one.
 
     Args:
         num_classes: identities in the training set.
@@ -37,9 +37,9 @@ class ClassSampler(nn.Module):
 
     @torch.no_grad()
     def draw(self, labels: Tensor) -> Tensor:
-        """The next sample, as indices into this process's rows: first the classes among `labels`, in order.
+        """Draw the next sample, as indices into this process's rows: first the classes among `labels`, in order.
 
-        A process of whose classes none is in the sample takes its first.
+        A process that has none of its classes in the sample takes its first one.
         """
         generator = torch.Generator().manual_seed(int(self.seed))
         self.seed += 1

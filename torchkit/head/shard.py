@@ -9,7 +9,7 @@ from torchkit.util.distributed import rank, world_size
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count` of the classes: a run of them, as long as the others' or one shorter.
+    """Part `index` of `count` of the classes: contiguous, and as long as the other parts or one class shorter.
 
     Args:
         index: 0..count-1; the rank of the process.
@@ -25,18 +25,18 @@ class Shard:
 
     @classmethod
     def of_this_process(cls) -> Shard:
-        """Each process one part."""
+        """Return the part of this process: one for each rank."""
         return cls(rank(), world_size())
 
     def rows(self, num_classes: int) -> range:
-        """The classes of this part.
+        """Return the classes of this part.
 
         Raises:
             ValueError: there are fewer classes than parts.
         """
         if num_classes < self.count:
             raise ValueError(
-                f"{num_classes} identities cannot be shared among {self.count} processes; run fewer processes, or set "
+                f"{num_classes} identities cannot be split among {self.count} processes; run fewer processes, or set "
                 "DIST_FC: false"
             )
         return range(num_classes * self.index // self.count, num_classes * (self.index + 1) // self.count)

@@ -10,9 +10,9 @@ from torchkit.util.weights import load_state
 
 
 def full_state(module: nn.Module) -> dict[str, Tensor]:
-    """State of a module with heads in it, each with the rows of all classes; every process must call it.
+    """Collect the state of a module with heads, each with the rows of all classes; every process must call it.
 
-    What is not a head's weight is the same on every process and is taken as it is.
+    Everything but the heads' weights is the same on every process, and is returned as it is.
     """
     heads = _heads_by_weight(module)
     with torch.no_grad():
@@ -20,10 +20,10 @@ def full_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_full_state(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Load what `full_state` gave, in this or another number of processes: each head takes its shard's rows.
+    """Load what `full_state` returned, in any number of processes: each head takes the rows of its shard.
 
     Args:
-        where: how messages call the state's file.
+        where: name of the state's file, for messages.
 
     Raises:
         ValueError: a missing, surplus or wrongly shaped entry, one with values that are not finite, or a head of a

@@ -19,18 +19,18 @@ class Similarities:
     """Cosines within a batch; either may be empty."""
 
     positive: Tensor
-    """(P,) of each two embeddings of one identity."""
+    """(P,) of every two embeddings of one identity."""
     negative: Tensor
     """(N,) of each embedding to the most similar one of another identity."""
 
 
 def distribution_distillation(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """How far the similarities among hard samples are from those among easy ones, and positives from negatives.
+    """Pull the student's distributions of similarities to the teacher's, and positives away from negatives.
 
     lambda_1 KL(T+ || S+) + lambda_2 KL(T- || S-) + lambda_3 sum_ij (E[i-] - E[j+]), i and j running over T and S.
     T and S are histograms of the teacher's and the student's similarities, + of pairs of one identity, - of hardest
     negatives. The last term, the order loss, can be negative. A batch without pairs of one identity has no positives,
-    and one with a single identity no negatives: what needs them is 0. Gradients reach the student alone.
+    and one with a single identity has no negatives: the terms that need them are 0. Gradients reach the student alone.
 
     Shape: student (B, D), teacher (B, D) of any length, labels (B,) -> ().
     """

@@ -30,9 +30,9 @@ def mean_squared_error(embeddings: Tensor, targets: Tensor) -> Tensor:
 def map_error(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """Relative squared error of the server's maps against those of the clear image, averaged over the taps.
 
-    mean_i  ||m_i - t_i||^2 / ||t_i - mean(t_i)||^2 : 0 is exact, 1 as bad as a constant. An embedding constrains a
-    map by one vector an image; a map constrains the client at every place, so that few images teach it much. The
-    variance is that of all processes' targets: the mean over the processes is then the error of the whole batch.
+    mean_i  ||m_i - t_i||^2 / ||t_i - mean(t_i)||^2 : 0 is exact, 1 is as bad as a constant. An embedding is one vector
+    an image; a map constrains the client at every position, so that few images teach it much. The variance is that of
+    all processes' targets, so that the mean over the processes is the error of the whole batch.
 
     Shape: (B, C_i, H_i, W_i) a tap, twice -> ().
     """
@@ -43,7 +43,7 @@ def map_error(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
 def weighted_map_error(maps: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     """Squared error of the server's maps, each value by its weight, summed over a map and averaged over the taps.
 
-    With the weights of `map_sensitivities` 0 is exact and 1 as bad as the mean map, in what it does to the embedding.
+    With the weights of `map_sensitivities`, 0 is exact, and 1 changes the embedding as much as the mean map does.
 
     Shape: (B, C_i, H_i, W_i) a tap, twice, and (C_i, H_i, W_i) a tap -> ().
     """
@@ -55,7 +55,7 @@ def weighted_map_error(maps: Sequence[Tensor], targets: Sequence[Tensor], weight
 
 
 def _variance(values: Tensor) -> Tensor:
-    """Unbiased variance of all processes' values, of which each has as many, ()."""
+    """Return the unbiased variance () of all processes' values; each process holds the same number of them."""
     processes = world_size()
     if processes == 1:
         return values.var()

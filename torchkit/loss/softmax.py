@@ -1,4 +1,4 @@
-"""Softmax cross-entropy of a head's logits, also where the classes are shared among processes."""
+"""Softmax cross-entropy of a head's logits, whole or sharded over processes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SoftmaxLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def sharded_cross_entropy(logits: Tensor, columns: Tensor) -> Tensor:
-    """Cross-entropy over the classes of all processes, each of which gives the logits of its own.
+    """Compute the cross-entropy over the classes of all processes, each of which passes the logits of its own classes.
 
-    log sum_j exp(z_j) - z_y, with maximum and sum taken over all processes. Each gets the same loss, and its logits the
-    gradient that they have in the softmax over all classes (see torchkit.util.distributed on what counts once).
+    log sum_j exp(z_j) - z_y, with maximum and sum taken over all processes. Every process returns the same loss, and
+    its logits get their gradient in the softmax over all classes (torchkit.util.distributed says what counts once).
 
     Shape: logits (B, C) of the whole batch for the C classes here, columns (B,) -> ().
     """
@@ -31,7 +31,7 @@ def sharded_cross_entropy(logits: Tensor, columns: Tensor) -> Tensor:
 
 
 def softmax_loss(name: LossName, shards: int) -> SoftmaxLoss:
-    """The loss LOSS_NAME for heads in that many shards; one shard needs nothing of other processes.
+    """Return the loss LOSS_NAME for heads in `shards` shards; with one shard, no process needs another.
 
     Raises:
         ValueError: CrossEntropy for a sharded head.

@@ -1,4 +1,4 @@
-"""Obfuscation: the visible change of the image. NumPy in, NumPy out, 8 bits, one image at a time.
+"""Obfuscations, the visible change of an image: NumPy in, NumPy out, 8 bits, one image at a time.
 
 `obfuscate` applies a kind with given settings; `RandomObfuscation` draws settings for training; `EVALUATION` holds the
 fixed ones of validation.
@@ -21,16 +21,16 @@ from torchkit.util.settings import UPPER_CASE_KEYS
 
 @dataclass(frozen=True)
 class Strength:
-    """How strongly to obfuscate; the defaults are the evaluation settings."""
+    """The strength of an obfuscation; the defaults are the evaluation settings."""
 
     sigma_px: float = 5.0
     """Standard deviation of the Gaussian in pixels."""
     median_kernel_px: int = 13
     """Side of the median's window in pixels, odd."""
     blocks: tuple[int, int] = (16, 16)
-    """Rows and columns of blocks that pixelation leaves."""
+    """Rows and columns of blocks that pixelation produces."""
     grid: tuple[int, int] = (4, 4)
-    """Rows and columns of cells of the hybrid."""
+    """Rows and columns of the hybrid's cells."""
 
 
 def _hybrid(image: np.ndarray, strength: Strength, rng: np.random.Generator) -> np.ndarray:
@@ -58,7 +58,7 @@ EVALUATION_SEED = 1234
 
 @dataclass(frozen=True, config=UPPER_CASE_KEYS)
 class RandomObfuscation:
-    """Draws an obfuscation for a training image: kind by weight, strength uniformly; a range includes both ends."""
+    """Draw an obfuscation for a training image: kind by weight, strength uniformly; ranges include both ends."""
 
     kinds: dict[str, float] = field(default_factory=lambda: {"hybrid": 1.0})
     """Obfuscation -> relative frequency."""
@@ -97,7 +97,7 @@ class RandomObfuscation:
         return obfuscate(image, kind, rng, self.strength(image.shape[0], rng))
 
     def strength(self, size_px: int, rng: np.random.Generator) -> Strength:
-        """Settings for an image of `size_px`."""
+        """Draw settings for an image of `size_px`."""
         low, high = self.median_kernel_px
         blocks = round(size_px / rng.integers(self.block_px[0], self.block_px[1] + 1))
         cells = int(rng.integers(self.grid[0], self.grid[1] + 1))
@@ -130,7 +130,7 @@ def obfuscate(image: np.ndarray, kind: str, rng: np.random.Generator, strength: 
 
 
 def evaluation_image(image: np.ndarray, kind: str, seed: int) -> np.ndarray:
-    """An image (112, 112, 3) uint8 RGB obfuscated as in validation: evaluation settings, cells by seed and content."""
+    """Obfuscate (112, 112, 3) uint8 RGB as in validation: evaluation settings, cells drawn from seed and content."""
     return obfuscate(image, kind, content_stream(image, seed, kind))
 
 

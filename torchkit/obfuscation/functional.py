@@ -1,6 +1,6 @@
 """The four obfuscations as pure functions: (H, W, 3) uint8 in, (H, W, 3) uint8 out.
 
-What leaves the client is an 8-bit image, so that is what these return; the residual is taken against it.
+The client sends an 8-bit image, so these functions return one, and the residual is taken against it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def gaussian(image: np.ndarray, sigma_px: float) -> np.ndarray:
 def median(image: np.ndarray, kernel_px: int, cell: Cell = WHOLE) -> np.ndarray:
     """Median filter with a border of mid-grey (127.5); a half is rounded to even.
 
-    The median of an odd number of values is one of them: a pixel, or the grey, which rounds to 128. A border of 128
-    gives the same, since no 8-bit pixel lies between the two.
+    The median of an odd number of values is one of these values: a pixel, or the grey, which rounds to 128. A border of
+    128 gives the same result, since no 8-bit pixel lies between the two.
 
     Args:
         image: (H, W, 3) uint8.

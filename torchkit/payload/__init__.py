@@ -1,6 +1,6 @@
 """The payload: what a client sends, an obfuscated image and quantised, pruned auxiliary features, as bytes.
 
-`encode` writes a `Payload`, `decode` reads one from bytes that nobody vouches for. The format is described byte by
+`encode` writes a `Payload`, `decode` reads one from bytes of unknown origin. The format is described byte by
 byte in docs/payload.md. Only NumPy, Pillow, zstandard and constriction are needed: a server can read messages without
 a network.
 """

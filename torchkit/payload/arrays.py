@@ -1,4 +1,4 @@
-"""Arrays as the contents of frozen dataclasses."""
+"""Read-only arrays for frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torchkit.payload.limits import PayloadError
 
 
 def read_only(array: np.ndarray, name: str, shape: tuple[int | None, ...], dtype: type[np.generic]) -> np.ndarray:
-    """A copy in C order that cannot be written to, so that what was checked once stays right.
+    """Check an array and return a read-only copy in C order, so that what was checked stays valid.
 
     Args:
-        array: what should be an array.
-        name: how messages call it.
+        array: the array to check.
+        name: its name, for messages.
         shape: the expected one; None for a side of any length.
         dtype: the expected one.
 

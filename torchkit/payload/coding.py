@@ -1,4 +1,4 @@
-"""What both sides know of a client's messages of version 2 and none of these says: forms of taps and frequencies."""
+"""What client and server share for messages of version 2, so that these need not repeat it: taps and frequencies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torchkit.payload.packing import codes_of, pack, packed_bytes, symbols_of, u
 from torchkit.payload.range_coder import decode_symbols, encode_symbols
 
 FREQUENCY_TOTAL = 2**16
-"""What the frequencies of a channel add up to."""
+"""Sum of the frequencies of a channel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class TapCoding:
     bits: int
     """Of a code: 1, 2, 4 or 8; or 32 for float32 values, which are sent as they are."""
     step: float
-    """What a code of 1 stands for; 1.0 with 32 bits."""
+    """The value of code 1; 1.0 with 32 bits."""
     frequencies: np.ndarray
     """(K, G, 2**bits) int64, read-only: of the codes from the lowest to the highest, for each kept channel (G = 1) or
     each of its values (G = h * w); each is at least 1, and a row adds up to FREQUENCY_TOTAL. (K, 1, 0) with 32 bits."""
@@ -61,12 +61,12 @@ class TapCoding:
         return self.shape[1] * self.shape[2]
 
     def fits(self, tap: TapFeatures) -> bool:
-        """Whether the form of `tap` is the one that is described here."""
+        """Whether shape, bits, step and kept channels of `tap` are those of this coding."""
         same = (tap.shape, tap.bits, tap.step) == (self.shape, self.bits, self.step)
         return same and np.array_equal(tap.kept, self.kept)
 
     def write(self, codes: np.ndarray) -> bytes:
-        """Codes (K, h, w) as bytes; no channels, no bytes."""
+        """Write codes (K, h, w) as bytes; without channels, no bytes."""
         if self.bits == FLOAT_BITS:
             return pack(codes, self.bits)
         symbols = symbols_of(codes.reshape(len(codes), self.cells), self.bits)
@@ -76,7 +76,7 @@ class TapCoding:
         """Undo `write`, for data of unknown origin.
 
         Raises:
-            PayloadError: anything else than `write` gives.
+            PayloadError: anything but the output of `write`.
         """
         count = len(self.kept) * self.cells
         if self.bits == FLOAT_BITS:
@@ -92,10 +92,10 @@ class TapCoding:
 
 @dataclass(frozen=True, eq=False)
 class Coding:
-    """What client and server share so that messages need not say it."""
+    """What client and server share, so that messages need not contain it."""
 
     fingerprint: bytes
-    """16 bytes: of the client."""
+    """16 bytes that identify the client."""
     taps: tuple[TapCoding, ...]
     """In the order of the taps."""
 

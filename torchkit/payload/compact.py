@@ -1,4 +1,4 @@
-"""The body of a message of version 2: it says only what a `Coding` that both sides share does not."""
+"""The body of a message of version 2: it holds only what the `Coding` that both sides share does not."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torchkit.payload.message import Payload, TapFeatures, check_tap_count
 from torchkit.payload.reader import Reader
 
 NAME_BYTES = 8
-"""Of the client's fingerprint, its first ones: they tell which client made a message."""
+"""Leading bytes of the client's fingerprint, which identify the client of a message."""
 _FIXED = struct.Struct(f"<{NAME_BYTES}sB")
 """Name; number of taps, and whether the image is lossless."""
 _LOSSLESS = 0x80
 _LENGTH_BYTES = 4
-"""Of a length at most, in groups of seven bits: enough for MAX_MESSAGE_BYTES."""
+"""Most bytes of an encoded length, each with seven bits of it: enough for MAX_MESSAGE_BYTES."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class CompactHeader:
     name: bytes
     lossless: bool
     image_bytes: int
-    """Of the image without its container."""
+    """Bytes of the image without its container."""
     data_bytes: tuple[int, ...]
-    """Of each tap."""
+    """Bytes of each tap."""
 
     def write(self) -> bytes:
         fixed = _FIXED.pack(self.name, len(self.data_bytes) | _LOSSLESS * self.lossless)
@@ -90,7 +90,7 @@ def read_compact(reader: Reader, coding: Coding) -> Payload:
 
 
 def _write_length(length: int) -> bytes:
-    """LEB128: seven bits a byte, the lowest first; the highest bit says that more follow."""
+    """Write a length as LEB128: seven bits a byte, the lowest first; the highest bit marks that more bytes follow."""
     assert length <= MAX_MESSAGE_BYTES * 2, length
     written = bytearray()
     while length > 0x7F:

@@ -7,8 +7,8 @@ import zstandard
 from torchkit.payload.limits import MAX_TAP_VALUES, PayloadError
 
 _MAX_CONTENT_BYTES = 4 * MAX_TAP_VALUES
-# Packed codes repeat little, their bytes are just not equally frequent: what compresses them is zstd's Huffman code.
-# So matches are searched as little as zstd allows. On 25,088 2-bit codes with 60 / 75 / 90 % zeros this gives
+# Packed codes repeat little, but their bytes are not equally frequent: zstd's Huffman code is what compresses them.
+# So zstd is told to search for matches as little as it can. On 25,088 2-bit codes with 60 / 75 / 90 % zeros this gives
 # 5,009 / 3,874 / 2,283 bytes in under 20 us; level 1 gives 5,009 / 3,959 / 2,534 and level 9 more, in 60 to 150 us.
 _PARAMETERS = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST,
@@ -22,7 +22,7 @@ _PARAMETERS = zstandard.ZstdCompressionParameters(
 
 
 def compress(content: bytes) -> bytes:
-    """`content` as one frame, which may be longer."""
+    """Compress `content` into one frame, which may be longer than the content."""
     return zstandard.ZstdCompressor(compression_params=_PARAMETERS).compress(content)
 
 
@@ -31,13 +31,13 @@ def decompress(frame: bytes, content_bytes: int) -> bytes:
 
     Args:
         frame: the frame and nothing else.
-        content_bytes: how many bytes it must hold, at least 1.
+        content_bytes: number of bytes that it must hold, at least 1.
 
     Raises:
         PayloadError: damaged, followed by other bytes, or a frame that states another size.
     """
     try:
-        # zstandard allocates what the frame states, whatever `max_output_size` says: so the statement is checked.
+        # zstandard allocates the size that the frame states, whatever `max_output_size` is: so it is checked first.
         stated = zstandard.get_frame_parameters(frame)
         if stated.content_size != content_bytes:
             raise PayloadError(f"a zstd frame of {stated.content_size} bytes: expected {content_bytes}")

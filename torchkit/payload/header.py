@@ -1,4 +1,4 @@
-"""The header: everything that tells how to read the image and the features that follow it."""
+"""The header of a message of version 1: how to read the image and the features that follow it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ZSTD = 2
 
 @dataclass(frozen=True, eq=False)
 class TapEntry:
-    """What the header says of a tap."""
+    """The header's entry for a tap."""
 
     shape: Shape
     bits: int
@@ -36,7 +36,7 @@ class TapEntry:
 
     @property
     def values(self) -> int:
-        """How many codes are sent."""
+        """Number of codes that are sent."""
         return len(self.kept) * self.shape[1] * self.shape[2]
 
     @property
@@ -64,7 +64,7 @@ class TapEntry:
         return entry
 
     def _check_data_bytes(self) -> None:
-        """A frame is sent only where it is shorter than the packed codes."""
+        """Check that the data have the length of the packed codes, or are a frame that is shorter."""
         if self.compressed and self.data_bytes >= self.packed_bytes:
             raise PayloadError(
                 f"{self.data_bytes} bytes of compressed features: fewer than {self.packed_bytes} allowed"
@@ -107,7 +107,7 @@ class Header:
 
 
 def _write_bitmap(kept: np.ndarray, channels: int) -> bytes:
-    """A bit for each channel, the first in the lowest bit of the first byte."""
+    """Write one bit for each channel; the first channel is the lowest bit of the first byte."""
     bitmap = np.zeros(channels, np.uint8)
     bitmap[kept] = 1
     return np.packbits(bitmap, bitorder="little").tobytes()

@@ -1,7 +1,7 @@
-"""The image of a message: a WebP stream and the pixels that it decodes to.
+"""The image of a message: a WebP stream and its decoded pixels.
 
-Allowed are the two simple forms of WebP, one chunk `VP8 ` (lossy) or `VP8L` (lossless). The extended form is not: it
-is there for transparency, animation and metadata, and EXIF data (place, time, camera) must not travel along.
+The two simple forms of WebP are allowed, one chunk `VP8 ` (lossy) or `VP8L` (lossless). The extended form is refused:
+it exists for transparency, animation and metadata, and EXIF data (place, time, camera) must not be sent.
 
 WebP: RFC 9649. The frame header of `VP8 `: RFC 6386, section 9.1.
 """
@@ -20,10 +20,10 @@ from torchkit.payload.arrays import read_only
 from torchkit.payload.limits import MAX_MESSAGE_BYTES, PayloadError
 
 SIDE_PX = 112
-"""Of an aligned face. `torchkit.util.pixels` has it too, but needs torch."""
+"""Side of an aligned face. `torchkit.util.pixels` defines it too, but needs torch."""
 PIXELS_SHAPE = (SIDE_PX, SIDE_PX, 3)
 
-# Without loss, quality is effort as well: on obfuscated faces 50 would take 4 ms instead of 3, for 1 to 6 % less.
+# In lossless mode, quality is effort: on obfuscated faces 50 would take 4 ms instead of 3, for 1 to 6 % fewer bytes.
 _LOSSLESS = {"lossless": True, "method": 2, "quality": 20}
 
 _RIFF = struct.Struct("<4sI4s4sI")
@@ -39,12 +39,12 @@ _CHUNKS = {
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """An image as it is sent. Make one with `compress` or `read`, which keep data and pixels together."""
+    """An image as it is sent. Create it by `compress` or `read`, which keep data and pixels consistent."""
 
     data: bytes
     """A WebP stream."""
     pixels: np.ndarray
-    """(112, 112, 3) uint8 RGB, read-only: what a decoder makes of `data`."""
+    """(112, 112, 3) uint8 RGB, read-only: `data` decoded."""
 
     def __post_init__(self) -> None:
         """Raises PayloadError: no WebP stream of an allowed form, or pixels of another shape or type."""
@@ -81,17 +81,17 @@ class EncodedImage:
         Raises:
             PayloadError: not WebP of an allowed form, not 112x112, or damaged.
         """
-        _check_stream(data)  # before Pillow, which allocates the size that a stream states as soon as it opens it
+        _check_stream(data)  # before Pillow opens the stream and allocates the size that it states
         try:
             with PillowImage.open(io.BytesIO(data), formats=["WEBP"]) as opened:
                 pixels = np.asarray(opened)
-        except Exception as error:  # Pillow has no common base class for what a damaged stream can cause
+        except Exception as error:  # a damaged stream can cause errors of any class in Pillow
             raise PayloadError(f"the image cannot be decoded: {error}") from error
         return cls(data, pixels)
 
 
 def strip_container(data: bytes) -> tuple[bool, bytes]:
-    """What of an `EncodedImage`'s data says anything: whether it is lossless, and the chunk without what is fixed.
+    """Split off the fixed parts of an `EncodedImage`'s data: returns whether it is lossless, and the rest of the chunk.
 
     Raises:
         PayloadError: the byte that may follow a chunk is not zero, so that `restore_container` would not restore it.
@@ -121,7 +121,7 @@ def _webp(pixels: np.ndarray, options: Mapping[str, int]) -> bytes:
 
 
 def _check_stream(data: bytes) -> None:
-    """Check everything that a stream says about itself before its pixels."""
+    """Check everything that a stream states before its pixels."""
     if not isinstance(data, bytes) or not _RIFF.size <= len(data) <= MAX_MESSAGE_BYTES:
         raise PayloadError(f"the image must be {_RIFF.size} to {MAX_MESSAGE_BYTES} bytes of WebP")
     riff, riff_bytes, webp, chunk, chunk_bytes = _RIFF.unpack_from(data)

@@ -1,4 +1,4 @@
-"""What a message may be at most, and the error for one that is not right."""
+"""Limits of messages, and the error for a message that is malformed or beyond them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ MAX_MESSAGE_BYTES = 4 * 2**20
 MAX_TAPS = 8
 MAX_CHANNELS = 4096
 MAX_SIDE = 256
-"""Of a feature map, in values."""
+"""Longest side of a feature map, in values."""
 MAX_TAP_VALUES = 2**20
-"""Of the full maps of all taps of a message together, pruned channels included."""
+"""Most values of the full maps of all taps of a message together, pruned channels included."""
 MAX_STEP = 2.0**120
 """The largest code, -128, times the step must stay a finite float32."""
 
 
 class PayloadError(ValueError):
-    """Bytes that are no message, or contents that no message may have."""
+    """Bytes that are not a message, or contents that a message cannot have."""

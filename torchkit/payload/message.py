@@ -1,4 +1,4 @@
-"""What a message says, checked: a value of these types can always be sent."""
+"""The checked contents of a message: a value of these types can always be sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Shape = tuple[int, int, int]
 """Channels, height and width of a feature map."""
 FINGERPRINT_BYTES = 16
 FLOAT_BITS = 32
-"""The values themselves instead of codes."""
+"""Marks features that are sent as float32 values instead of codes."""
 CODE_RANGES = {1: (-1, 1), 2: (-2, 1), 4: (-8, 7), 8: (-128, 127)}
 """Bits -> the lowest and the highest code (Esser et al., Learned Step Size Quantization, ICLR 2020, signed data).
 With 1 bit there is no zero: the codes are -1 and 1."""
@@ -23,7 +23,7 @@ With 1 bit there is no zero: the codes are -1 and 1."""
 
 @dataclass(frozen=True, eq=False)
 class TapFeatures:
-    """The auxiliary features of one tap: (C, h, w), of which K channels are kept and the others are zero."""
+    """The auxiliary features (C, h, w) of one tap: K channels are kept, the others are zero."""
 
     shape: Shape
     """Of the full map."""
@@ -32,7 +32,7 @@ class TapFeatures:
     bits: int
     """Of a code: 1, 2, 4 or 8; or 32 for float32 values."""
     step: float
-    """What a code of 1 stands for: a float32, 0 < step <= 2**120; 1.0 with 32 bits."""
+    """The value of code 1: a float32, 0 < step <= 2**120; 1.0 with 32 bits."""
     codes: np.ndarray
     """(K, h, w), read-only: int8 within `CODE_RANGES[bits]`, or finite float32."""
 
@@ -69,7 +69,7 @@ class Payload:
     """A message."""
 
     fingerprint: bytes
-    """16 bytes: which client made it."""
+    """16 bytes that identify the client."""
     image: EncodedImage
     taps: tuple[TapFeatures, ...]
     """1 to 8 of them, in the order of the taps."""
@@ -86,7 +86,7 @@ class Payload:
 
 
 def check_form(shape: Shape, bits: int, step: float) -> None:
-    """Check what can be checked of a tap without its data.
+    """Check shape, bits and step of a tap, which needs none of its data.
 
     Raises:
         PayloadError: a shape beyond the limits, or other bits or steps than `TapFeatures` allows.
@@ -101,7 +101,7 @@ def check_form(shape: Shape, bits: int, step: float) -> None:
 
 
 def check_fingerprint(fingerprint: bytes) -> None:
-    """Raises PayloadError: no 16 bytes."""
+    """Raises PayloadError: not 16 bytes."""
     if not isinstance(fingerprint, bytes) or len(fingerprint) != FINGERPRINT_BYTES:
         raise PayloadError(f"fingerprint {fingerprint!r}: expected {FINGERPRINT_BYTES} bytes")
 
@@ -129,7 +129,7 @@ def _check_shape(shape: Shape) -> None:
 
 
 def check_kept(kept: np.ndarray, channels: int) -> None:
-    """Raises PayloadError: the kept channels (K,) do not rise, or there is no such channel."""
+    """Raises PayloadError: the kept channels (K,) do not rise, or are not within 0..channels-1."""
     if np.any(kept[1:] <= kept[:-1]) or np.any(kept < 0) or np.any(kept >= channels):
         raise PayloadError(f"kept channels must rise and lie in 0..{channels - 1}")
 

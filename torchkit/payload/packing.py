@@ -1,7 +1,7 @@
-"""Codes to bytes and back, without compression.
+"""Pack codes into bytes and unpack them, without compression.
 
 Codes of 1, 2, 4 and 8 bits are shifted to begin at zero (offset binary) and stand one after the other, the first in
-the low bits of a byte; bits that remain in the last byte are zero. Float32 values are cut into four planes, the lowest
+the low bits of a byte; unused bits of the last byte are zero. Float32 values are split into four planes, the lowest
 bytes of all values first: the planes of signs and exponents compress, those of mantissas do not.
 """
 
@@ -14,7 +14,7 @@ from torchkit.payload.message import CODE_RANGES, FLOAT_BITS
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """How many bytes `count` values take."""
+    """Number of bytes of `count` packed values."""
     return (count * bits + 7) // 8
 
 
@@ -30,14 +30,14 @@ def unpack(data: bytes, count: int, bits: int) -> np.ndarray:
 
     Args:
         data: `packed_bytes(count, bits)` bytes.
-        count: how many values they hold.
+        count: number of values in them.
         bits: 1, 2, 4, 8 or 32.
 
     Returns:
         (count,) int8, or float32 for 32 bits.
 
     Raises:
-        PayloadError: a bit behind the last code is set.
+        PayloadError: a bit after the last code is set.
     """
     assert len(data) == packed_bytes(count, bits)
     packed = np.frombuffer(data, np.uint8)
@@ -73,7 +73,7 @@ def _pack_symbols(symbols: np.ndarray, bits: int) -> bytes:
 
 
 def _unpack_symbols(packed: np.ndarray, bits: int) -> np.ndarray:
-    """All symbols that fit, those of the padding included."""
+    """Unpack all symbols of the bytes, including those of the padding."""
     per_byte = 8 // bits
     mask = 2**bits - 1
     symbols = np.empty((packed.size, per_byte), np.uint8)

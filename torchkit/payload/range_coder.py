@@ -1,7 +1,7 @@
-"""Entropy coding of symbols whose frequencies both sides know: a range coder, of the package constriction.
+"""Entropy coding of symbols whose frequencies both sides know: the range coder of the package constriction.
 
 A range coder (Martin, 1979) spends about log2(total / frequency) bits on a symbol and a few bytes on the end of a
-stream. Its models are built with float64 sums and products of whole numbers alone, so that every machine decodes alike.
+stream. Its models use only float64 sums and products of whole numbers, so that every machine decodes alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WORD_BYTES = 4
 
 
 def encode_symbols(symbols: np.ndarray, frequencies: np.ndarray) -> bytes:
-    """Symbols as a stream; the zero bytes at its end are left out.
+    """Encode symbols as a stream without its trailing zero bytes.
 
     Args:
         symbols: (K, N) int32, each below S.
@@ -29,7 +29,7 @@ def encode_symbols(symbols: np.ndarray, frequencies: np.ndarray) -> bytes:
 
 
 def decode_symbols(stream: bytes, count: int, frequencies: np.ndarray) -> np.ndarray:
-    """Undo `encode_symbols`, for a stream of unknown origin; the work depends on what is expected, not on the stream.
+    """Undo `encode_symbols`, for a stream of unknown origin; the work depends on the arguments, not on the stream.
 
     Args:
         stream: of any length.
@@ -40,7 +40,7 @@ def decode_symbols(stream: bytes, count: int, frequencies: np.ndarray) -> np.nda
         (K, N) int32.
 
     Raises:
-        PayloadError: a stream that `encode_symbols` does not write.
+        PayloadError: a stream that `encode_symbols` would not write.
     """
     words = np.frombuffer(stream + bytes(-len(stream) % _WORD_BYTES), ">u4").astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)  # reads zeros where the words end
@@ -48,7 +48,7 @@ def decode_symbols(stream: bytes, count: int, frequencies: np.ndarray) -> np.nda
     try:
         for row, of_row in zip(symbols, frequencies, strict=True):
             row[:] = decoder.decode(_MODEL, _for_each(of_row, count))
-    except AssertionError as error:  # what constriction raises for a stream that no encoder makes
+    except AssertionError as error:  # constriction's error for a stream that no encoder writes
         raise PayloadError(f"features cannot be decoded: {error}") from error
     if encode_symbols(symbols, frequencies) != stream:
         raise PayloadError("features cannot be decoded: the stream was damaged, or written with other frequencies")
@@ -56,5 +56,5 @@ def decode_symbols(stream: bytes, count: int, frequencies: np.ndarray) -> np.nda
 
 
 def _for_each(frequencies: np.ndarray, count: int) -> np.ndarray:
-    """(count, S) float64, from as many rows or one."""
+    """(count, S) float64, from `count` rows or from one."""
     return np.ascontiguousarray(np.broadcast_to(frequencies, (count, frequencies.shape[1])), np.float64)

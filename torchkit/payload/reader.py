@@ -1,4 +1,4 @@
-"""Reading bytes in order, never beyond their end."""
+"""Read bytes in order, never beyond their end."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torchkit.payload.limits import PayloadError
 
 
 class Reader:
-    """Bytes and a position in them."""
+    """Bytes, and the position of the next one to read."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.position = 0
-        """How many bytes were read."""
+        """Number of bytes read."""
 
     @property
     def remaining(self) -> int:
-        """How many bytes are still to be read."""
+        """Number of bytes not read yet."""
         return len(self._data) - self.position
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes.
+        """Read the next `size` bytes.
 
         Raises:
             PayloadError: there are fewer.
@@ -34,5 +34,5 @@ class Reader:
         return self._data[start : self.position]
 
     def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
-        """The next fields, as `layout` has them; raises like `take`."""
+        """Read the next fields of `layout`; raises like `take`."""
         return layout.unpack(self.take(layout.size))

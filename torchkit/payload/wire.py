@@ -1,4 +1,4 @@
-"""A payload as bytes and back: magic, version, header, image, features, checksum (docs/payload.md)."""
+"""Write a payload as bytes and read it back: magic, version, header, image, features, checksum (docs/payload.md)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _CHECKSUM_BYTES = 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """Where the bytes of a message are."""
+    """The bytes of a message, by part."""
 
     header: int
-    """Everything but image and features: also magic, version and checksum."""
+    """Everything but image and features: the header itself, magic, version and checksum."""
     image: int
     features: tuple[int, ...]
     """Of each tap."""
@@ -44,7 +44,7 @@ def encode(payload: Payload, coding: Coding | None = None) -> bytes:
     Args:
         payload: what to write.
         coding: of the payload's client, for a message of version 2, which only a reader with the same coding
-            understands; None: of version 1, which says all by itself.
+            understands; None: version 1, which is self-contained.
 
     Raises:
         PayloadError: longer than 4 MiB, or of another client than the coding.
@@ -60,8 +60,8 @@ def encode(payload: Payload, coding: Coding | None = None) -> bytes:
 def decode(data: bytes | bytearray | memoryview, coding: Coding | None = None) -> Payload:
     """Read a message of unknown origin.
 
-    Every size is checked against the limits and against the bytes that are there before memory of that size is
-    taken, which is never more than 24 MiB (the WebP decoder aside).
+    Every size is checked against the limits and against the bytes present before memory of that size is allocated,
+    never more than 24 MiB (the WebP decoder aside).
 
     Args:
         data: the message.
@@ -79,10 +79,10 @@ def decode(data: bytes | bytearray | memoryview, coding: Coding | None = None) -
 
 
 def sizes(data: bytes | bytearray | memoryview) -> Sizes:
-    """Tell where the bytes of a message are, from its header; image and features are not looked at.
+    """Count the bytes of each part of a message by its header; image and features are not read.
 
     Raises:
-        PayloadError: no message.
+        PayloadError: not a message.
     """
     version, reader = _unseal(data)
     if version == 1:
@@ -95,7 +95,7 @@ def sizes(data: bytes | bytearray | memoryview) -> Sizes:
 
 
 def _seal(version: int, body: bytes) -> bytes:
-    """Put magic and version before, the checksum behind."""
+    """Put magic and version before the body, and the checksum after it."""
     covered = MAGIC + bytes([version]) + body
     return covered + _checksum(covered)
 
@@ -115,7 +115,7 @@ def _unseal(data: bytes | bytearray | memoryview) -> tuple[int, Reader]:
 
 
 def _own_bytes(data: bytes | bytearray | memoryview) -> bytes:
-    """A copy, so that nobody changes what was checked."""
+    """Copy the data, so that nobody changes what was checked."""
     try:
         view = memoryview(data)
         if view.nbytes <= MAX_MESSAGE_BYTES:
@@ -131,7 +131,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _write_body(payload: Payload) -> bytes:
-    """Version 1: a header that says all, the image, the features."""
+    """Write the body of version 1: a complete header, the image, the features."""
     taps, data = zip(*map(_write_tap, payload.taps), strict=True)
     header = Header(payload.fingerprint, len(payload.image.data), taps)
     return b"".join((header.write(), payload.image.data, *data))

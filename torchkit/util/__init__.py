@@ -1,1 +1,1 @@
-"""Small tools that every other package may use: files, seeds, checkpoints, pixels, meters."""
+"""Utilities for all packages: files, weights, processes, devices, seeds, pixels, commands."""

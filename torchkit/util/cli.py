@@ -1,6 +1,6 @@
-"""What every command shares: its arguments, and errors a user can mend as one clear message and exit code 2.
+"""What all commands share: their arguments, and the errors of users, which end with one message and exit code 2.
 
-A command is taught by the docstring of its module: the first paragraph is its summary, the rest follows the options.
+The help of a command is its module's docstring: the first paragraph is the summary, the rest follows the options.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SHARED_OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"default": 0, "type": int, "metavar": "N", "help": "seed of what is drawn at random"},
     "out": {"type": Path, "metavar": "DIR", "help": "folder for the results"},
 }
-"""What options of these names are in every command that has them, unless it says otherwise."""
+"""Settings of the options that several commands have; a command may replace them."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -60,7 +60,7 @@ class CommandParser(argparse.ArgumentParser):
 
     Args:
         doc: the docstring of the command's module.
-        prog: how the command is called; None: the name of its file.
+        prog: name of the command; None: the name of its file.
     """
 
     def __init__(self, doc: str | None, prog: str | None = None) -> None:
@@ -92,7 +92,7 @@ class CommandParser(argparse.ArgumentParser):
         self.switch("traceback", help="show where in the code an error arose")
 
     def error(self, message: str) -> NoReturn:
-        """End as `run_command` ends at an error that a user can mend."""
+        """Print the message and exit with code 2, like `run_command`."""
         print(f"error: {message.removeprefix('argument ')}; {self.prog} --help explains the options", file=sys.stderr)
         raise SystemExit(USER_ERROR_EXIT)
 
@@ -102,10 +102,10 @@ def _in_words(default: Any) -> str:
 
 
 class Command(Protocol):
-    """A module that is one of several commands of a program; its docstring is what `--help` teaches."""
+    """A module that is one of several commands of a program; its docstring is the text of `--help`."""
 
     HELP: str
-    """The line that the program's own `--help` has for it."""
+    """Its line in the program's own `--help`."""
 
     def add_arguments(self, parser: CommandParser) -> None: ...
 
@@ -115,13 +115,13 @@ class Command(Protocol):
 def parse_command(
     doc: str | None, prog: str, commands: Mapping[str, Command], given: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """Arguments of a program of several commands.
+    """Parse the arguments of a program of several commands.
 
     Args:
         doc: the docstring of the program's module.
-        prog: how the program is called.
+        prog: name of the program.
         commands: by name.
-        given: in the place of the command line.
+        given: arguments to parse; None: the command line.
 
     Returns:
         The arguments, with the chosen command's `run` under that name.
@@ -137,11 +137,11 @@ def parse_command(
 
 
 def run_command(main: Callable[[], None], show_traceback: bool) -> None:
-    """Run `main`; turn an error that a user can mend into "error: ..." on stderr and exit code 2.
+    """Run `main`; print an error that the user can fix as "error: ..." on stderr and exit with code 2.
 
     Args:
         main: the command.
-        show_traceback: let Python show where the error arose instead.
+        show_traceback: let Python print the traceback instead.
     """
     try:
         main()
@@ -156,12 +156,12 @@ def run_command(main: Callable[[], None], show_traceback: bool) -> None:
 
 
 def can_be_mended(error: Exception) -> bool:
-    """Whether the user can do something about it: of PyTorch's RuntimeErrors, about a worker that was killed."""
+    """Whether the user can fix the error; of PyTorch's RuntimeErrors, only that a worker was killed."""
     return not isinstance(error, RuntimeError) or "DataLoader worker" in str(error)
 
 
 def message_of(error: BaseException) -> str:
-    """The error's message; of one that arose in a data-loader worker the original's, without its traceback."""
+    """Return the error's message; for an error in a data-loader worker the original message, without its traceback."""
     text = str(error)
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return f"{text.splitlines()[0]} Is memory short? Lower NUM_WORKERS (training) or --num-workers (validation)."

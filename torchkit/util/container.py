@@ -1,4 +1,4 @@
-"""This project's own files: weight files that say what they are, in which version, and who wrote them."""
+"""This project's own files: weight files that state their format, their version and the program that wrote them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Container:
     """A kind of file of this project."""
 
     name: str
-    """How messages call it, e.g. "client file"."""
+    """Its name in messages, e.g. "client file"."""
     format: str
-    """What its files say that they are."""
+    """The format that its files state."""
     version: int = 1
-    """Of what is written, and the only one that is read."""
+    """The version that is written, and the only one that is read."""
 
     def write(self, path: Path, contents: Mapping[str, Any]) -> None:
         """Write a file, whole or not at all; equal contents give equal bytes."""
@@ -29,7 +29,7 @@ class Container:
         save_weights_file(path, {**header, **contents})
 
     def is_format_of(self, contents: Any) -> bool:
-        """Whether what a weight file holds is of this kind."""
+        """Whether the contents of a weight file are of this kind."""
         return isinstance(contents, dict) and contents.get("format") == self.format
 
     def read(self, path: Path, remedy: str) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Container:
 
         Args:
             path: the file.
-            remedy: what writes such files, for messages.
+            remedy: which command writes such files, for messages.
 
         Raises:
             FileNotFoundError: no such file.
@@ -59,10 +59,10 @@ class Container:
 
     @contextmanager
     def parsing(self, path: Path) -> Iterator[None]:
-        """Say of what goes wrong inside that the file is damaged.
+        """Report errors while entries are read as a damaged file.
 
         Raises:
-            ValueError: in the place of what reading missing or wrong entries causes.
+            ValueError: instead of the error that a missing or wrong entry caused.
         """
         try:
             yield

@@ -18,7 +18,7 @@ from torchkit.util.onnx import trace_onnx
 
 MIN_RUNS = 3
 MIN_SECONDS = 0.2
-"""That the timed runs last at least, all together."""
+"""The timed runs last at least this long together."""
 
 logger = logging.getLogger("torchkit")
 
@@ -44,10 +44,10 @@ class Cost:
 
 
 def measure_cost(network: nn.Module, *inputs: Any) -> Cost:
-    """The cost of a network in evaluation mode and on the CPU.
+    """Measure what a network costs for one face, in evaluation mode and on the CPU.
 
     Args:
-        network: whose forward is run on `inputs`.
+        network: called with `inputs`.
         inputs: tensors (1, ...) of one face, or lists of such.
     """
     assert not network.training
@@ -62,7 +62,7 @@ def measure_cost(network: nn.Module, *inputs: Any) -> Cost:
 
 @torch.no_grad()
 def count_multiply_adds(network: Callable[..., Any], *inputs: Any) -> int:
-    """Multiply-adds of convolutions, linear layers and matrix products in `network(*inputs)`.
+    """Count the multiply-adds of convolutions, linear layers and matrix products in `network(*inputs)`.
 
     Norms, activations, sums and resizing are not counted: in face networks they are about one percent.
     """
@@ -76,7 +76,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def latency_ms(work: Callable[[], Any]) -> float:
-    """Median time of `work` in milliseconds, after a warm-up."""
+    """Measure the median time of `work` in milliseconds, after a warm-up."""
     work()
     times: list[float] = []
     while len(times) < MIN_RUNS or sum(times) < MIN_SECONDS:
@@ -87,7 +87,7 @@ def latency_ms(work: Callable[[], Any]) -> float:
 
 
 def onnx_latency_ms(network: nn.Module, *inputs: Any) -> float | None:
-    """Latency of the network in ONNX Runtime, on as many threads as torch has; None where that cannot be measured."""
+    """Measure the latency in ONNX Runtime, on as many threads as torch has; None where it cannot be measured."""
     try:
         import onnx  # noqa: F401  (the exporter needs it)
         import onnxruntime

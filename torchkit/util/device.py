@@ -1,4 +1,4 @@
-"""Devices: which one, in which precision, and how its memory is kept."""
+"""Choose the device and its precision, and keep freed memory on CPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEEPING_BYTES = 1 << 30
 USUAL_BYTES = 32 << 20
-"""To where glibc raises its threshold by itself in a program that works with large blocks."""
+"""The threshold that glibc itself reaches in a program that works with large blocks."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,22 +43,22 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def amp_dtype(amp: bool | str, device: torch.device) -> torch.dtype | None:
-    """Type of mixed precision: None for False, "none", and for "auto" on a device without bfloat16."""
+    """Return the type of mixed precision; None for False, "none", and "auto" on a device without bfloat16."""
     if amp == "auto":
         return torch.bfloat16 if computes_bf16(device) else None
     return AMP_DTYPES.get(str(amp))
 
 
 def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
-    """Mixed precision with `dtype`; None: none."""
+    """Return the context of mixed precision with `dtype`; None: full precision."""
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Let glibc keep freed memory instead of handing it back to the system; with `keep` False, as it usually does.
+    """Let glibc keep freed memory instead of returning it to the system; with `keep` False, restore its default.
 
-    Every step allocates the same large maps; without this the kernel clears their pages anew each time, which costs
-    a fifth of a training step on a CPU. Other C libraries are left as they are.
+    Every step allocates the same large maps; otherwise the kernel clears their pages again each time, which takes a
+    fifth of a training step on a CPU. Does nothing with other C libraries.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # no glibc

@@ -1,12 +1,12 @@
 """Sums, maxima and concatenations over the processes of a run; with one process each is the identity.
 
-The convention for gradients: a loss that is made of reduced values is the same number on every process, each process
-runs `backward` on it, and it counts once. `reduce_sum` therefore hands its gradient on as it is, and `gather` adds up
-what all processes say about one's own part. The result is the gradient of that one loss: exact for weights of which a
-process holds a part of its own. Where gradients are averaged over the processes afterwards (weights that all of them
-hold, in DistributedDataParallel) it comes out divided by `world_size()`; `scale_gradient` before `gather` mends it. A
-loss that every process computes whole from gathered values alone, without `reduce_sum`, counts once a process: there
-the average is right as it is.
+The convention for gradients: a loss computed from reduced values is the same number on every process, each process
+runs `backward` on it, and it counts once. `reduce_sum` therefore passes its gradient on unchanged, and `gather` sums
+the gradients that all processes have for a process's own part. The result is the gradient of that one loss, exact for
+weights that are split over the processes. Where gradients are averaged over the processes afterwards (weights that all
+of them hold), it comes out divided by `world_size()`; `scale_gradient` before `gather` corrects that. A loss that every
+process computes as a whole from gathered values alone, without `reduce_sum`, counts once in each process: there the
+average is already right.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks to the user."""
+    """Whether this is the process that writes files and prints."""
     return rank() == 0
 
 
 def gather(x: Tensor) -> Tensor:
-    """(B, ...) of each process -> (B_total, ...), in the order of the ranks; B may differ between processes.
+    """Concatenate the (B, ...) of all processes to (B_total, ...), in the order of the ranks; B may differ.
 
-    The gradient of a process's part is the sum of what all processes have for it. Tensors that need no gradient, of
-    integers too, are gathered alike.
+    The gradient of a process's part is the sum of the gradients that all processes have for it. Tensors without
+    gradient, also of integers, are gathered too.
     """
     return x if world_size() == 1 else _Gather.apply(x)
 
 
 def reduce_sum(x: Tensor) -> Tensor:
-    """Sum over the processes of tensors of one shape.
+    """Sum tensors of the same shape over the processes.
 
-    The gradient passes as it is: what is computed from the sum is the same on every process and counts once.
+    The gradient passes unchanged: what is computed from the sum is the same on every process and counts once.
     """
     return x if world_size() == 1 else _ReduceSum.apply(x)
 
 
 def reduce_max(x: Tensor) -> Tensor:
-    """Element-wise maximum over the processes of tensors of one shape; it carries no gradient."""
+    """Take the element-wise maximum of tensors of the same shape over the processes, without gradient."""
     if world_size() == 1:
         return x.detach()
     result = x.detach().clone()
@@ -64,7 +64,7 @@ def reduce_max(x: Tensor) -> Tensor:
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """x itself, its gradient multiplied by `factor`."""
+    """Return x, and multiply its gradient by `factor`."""
     return x if factor == 1 else _ScaleGradient.apply(x, factor)
 
 

@@ -1,7 +1,7 @@
-"""Writing files so that a reader never sees half of one.
+"""Write files so that a reader never sees an incomplete one.
 
-Everything is written under a hidden temporary name in the target's own folder (a rename is atomic only within
-one file system), forced to the disk, and then renamed over the target.
+Data are written to a hidden temporary file in the target's own folder (a rename is atomic only within one file system),
+synced to the disk, and renamed over the target.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` to `path`: afterwards the file holds either its old or its new content, never a part.
+    """Write `data` to `path`: whatever happens, the file holds its old or its new content, never a part.
 
     Missing parent folders are created. The file gets the permissions of any new file (the umask's).
     """

@@ -1,7 +1,7 @@
-"""The processes of a command that torchrun started: their group, and one message for what goes wrong among them.
+"""The processes of a command that torchrun started: their group, and one message for an error.
 
-An error ends a process at once, without taking leave of the group: the others would wait for it. They notice that it
-is gone (gloo) or are stopped by torchrun (NCCL), and say nothing of their own.
+An error ends a process at once, without leaving the group in order: the other processes would wait for it. They notice
+that it is gone (gloo) or are stopped by torchrun (NCCL), and print nothing themselves.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from torchkit.util.device import pick_device
 
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""How long processes wait for each other; the main one alone writes files and computes figures meanwhile."""
+"""How long processes wait for each other, e.g. while the main one writes files and computes figures."""
 SAME_ERROR_SECONDS = 2.0
-"""How long a process waits for the others to meet the error that it met: all of them read the same configuration."""
+"""How long a process waits for the others to meet the same error: all of them read the same configuration."""
 TELLING_TIMEOUT = timedelta(seconds=10)
 LOST = (
     "another process does not answer any more; torchrun's summary says which one ended, and how. A training goes on "
@@ -36,10 +36,10 @@ STOPPED_SECONDS = 5.0
 
 
 def launched() -> int:
-    """How many processes torchrun started; 1 without torchrun.
+    """Return the number of processes that torchrun started; 1 without torchrun.
 
     Raises:
-        ValueError: the environment describes several processes, but not all about them.
+        ValueError: the environment describes several processes, but incompletely.
     """
     count = os.environ.get("WORLD_SIZE", "1")
     if count == "1":
@@ -54,7 +54,7 @@ def launched() -> int:
 
 
 def start_processes(device_name: str) -> None:
-    """Join the group of the processes that torchrun started: NCCL with a GPU each, else gloo; none: do nothing.
+    """Join the group of the processes that torchrun started: NCCL with a GPU each, else gloo. A single one needs none.
 
     Raises:
         ValueError: a device that each process cannot have for itself.
@@ -68,7 +68,7 @@ def start_processes(device_name: str) -> None:
 
 
 def own_gpu(device: torch.device) -> int:
-    """The number of the GPU that is this process's: its local rank.
+    """Return the number of this process's GPU: its local rank.
 
     Raises:
         ValueError: one GPU was asked for by its number, or there are fewer than processes.
@@ -84,11 +84,11 @@ def own_gpu(device: torch.device) -> int:
 
 
 def run_processes(main: Callable[[], None], show_traceback: bool) -> None:
-    """`run_command` for a command that may run in several processes: what all of them meet is told once.
+    """Like `run_command`, for a command that may run in several processes: an error of all of them is printed once.
 
     Args:
         main: the command.
-        show_traceback: show where an error arose, also where a user can mend it.
+        show_traceback: print the traceback, also of an error that the user can fix.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         run_command(main, show_traceback)
@@ -101,11 +101,11 @@ def run_processes(main: Callable[[], None], show_traceback: bool) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
     except (Exception, KeyboardInterrupt) as error:
-        with suppress(Exception):  # a store that is gone must not hide the error, nor keep the process
+        with suppress(Exception):  # a store that is gone must neither hide the error nor block the process
             _report(error, board, show_traceback)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(_exit_code(error))  # the usual way out could wait for processes that wait for this one
+        os._exit(_exit_code(error))  # a regular exit could wait for processes that wait for this one
 
 
 def _report(error: BaseException, board: ErrorBoard | None, show_traceback: bool) -> None:
@@ -134,7 +134,7 @@ def can_be_mended_by_user(error: BaseException) -> bool:
 
 
 def _lost_another(error: BaseException) -> bool:
-    """Whether the error is a collective's that did not reach the other processes."""
+    """Whether the error comes from a collective operation that lost another process."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
@@ -145,12 +145,12 @@ def _exit_code(error: BaseException) -> int:
 
 
 class ErrorBoard:
-    """Where the processes of a run note what went wrong, so that it is told once, by one of them.
+    """Where the processes of a run record errors, so that each is printed once.
 
     Args:
-        store: that all processes share.
-        rank: this process.
-        count: processes.
+        store: shared by all processes.
+        rank: of this process.
+        count: number of processes.
     """
 
     def __init__(self, store: dist.Store, rank: int, count: int) -> None:
@@ -158,15 +158,15 @@ class ErrorBoard:
 
     @classmethod
     def connect(cls) -> ErrorBoard:
-        """The board of the run that torchrun's environment variables describe."""
+        """Connect to the board of the run that torchrun's environment variables describe."""
         return cls(*next(dist.rendezvous("env://", timeout=COLLECTIVE_TIMEOUT)))
 
     def told(self) -> bool:
-        """Whether a process has noted an error."""
+        """Whether a process has recorded an error."""
         return self.store.add("all", 0) > 0
 
     def tell(self, text: str, wait_seconds: float) -> None:
-        """Print the error, unless another process does; with the rank, unless all processes meet it in that time."""
+        """Print the error unless another process does; with the rank, unless all processes meet it within that time."""
         key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         place = self.store.add(key, 1)
         self.store.add("all", 1)

@@ -1,4 +1,4 @@
-"""Modules of PyTorch with types."""
+"""PyTorch modules for type checkers."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from torch import nn
 
 
 def typed_modules() -> Any:
-    """A ModuleDict, whose items type checkers then know by the annotation of the attribute that it becomes."""
+    """Return an empty ModuleDict as Any: the annotation of the attribute that it is assigned to types its items."""
     return nn.ModuleDict()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 OPSET = 17
-"""Version of ONNX's operators: all that is needed is there, and runtimes from 2022 on know it."""
+"""Version of ONNX's operators: it has all that are needed, and runtimes from 2022 on support it."""
 
 
 @torch.no_grad()
@@ -23,27 +23,27 @@ def trace_onnx(
     output_names: Sequence[str],
     any_batch: bool = False,
 ) -> bytes:
-    """The ONNX model that computes what `network`, in evaluation mode and on the CPU, computes of `inputs`.
+    """Trace `network`, in evaluation mode and on the CPU, on `inputs`, and return it as an ONNX model.
 
-    That exporter is deprecated since PyTorch 2.9, but does the same in every version that the toolkit runs with. Its
-    successor needs a version of onnxscript that fits PyTorch's, and seconds instead of a moment.
+    This exporter is deprecated since PyTorch 2.9, but works in every version that the toolkit supports. Its successor
+    needs a version of onnxscript that matches PyTorch's, and is much slower.
 
     Args:
-        network: what is traced.
+        network: the network to trace.
         inputs: arguments of its forward, tensors or lists of tensors (B, ...).
         input_names: of the tensors in `inputs`, lists flattened.
         output_names: of the tensors that forward returns.
-        any_batch: leave B open instead of fixing it to that of `inputs`.
+        any_batch: leave B dynamic instead of fixing it to that of `inputs`.
 
     Raises:
         torch.onnx.errors.OnnxExporterError: the network uses an operation that ONNX lacks.
     """
     axes = {name: {0: "batch"} for name in (*input_names, *output_names)} if any_batch else None
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # It warns of every decision that depends on a shape or a setting; none depends on the image or the batch.
+        # The tracer warns of every branch that depends on a shape or a setting; none depends on the image or the batch.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.filterwarnings("ignore", "Constant folding")  # of slices that it leaves in the graph, which is right
+        warnings.filterwarnings("ignore", "Constant folding")  # of slices; it rightly leaves them in the graph
         torch.onnx.export(
             network,
             inputs,

@@ -1,6 +1,6 @@
-"""The one place where images become network inputs, and colour orders are converted.
+"""Convert images to network inputs, and colour orders: the one place that does.
 
-Images are RGB uint8 everywhere else in the project.
+Everywhere else images are uint8 RGB.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def _ordered(images: Tensor, channel_order: str) -> Tensor:
 
 
 def decode_rgb(data: bytes) -> np.ndarray | None:
-    """Encoded image -> (H, W, 3) uint8 RGB; None if it is none."""
+    """Decode an image to (H, W, 3) uint8 RGB; None if the data are not an image."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # OpenCV's answer to no bytes at all
+    except cv2.error:  # raised for empty data
         return None
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Encoded image -> (112, 112, 3) uint8 RGB.
+    """Decode an image to (112, 112, 3) uint8 RGB.
 
     Raises:
         ValueError: not an image, or not 112x112; the message begins with `name`.

@@ -1,4 +1,4 @@
-"""Where a result comes from: git revision, program versions, machine, command."""
+"""The provenance of a result: command, git revision, versions and machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchkit import __version__
 
 
 def git_revision() -> str | None:
-    """Commit of the source tree, with "+changes" if it differs from it; None outside a checkout."""
+    """Return the commit of the source tree, with "+changes" if files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
@@ -31,7 +31,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def provenance() -> dict[str, Any]:
-    """What to store beside a result."""
+    """Collect the provenance to store beside a result."""
     return {
         "command": sys.argv,
         "git_revision": git_revision(),

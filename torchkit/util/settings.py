@@ -1,7 +1,7 @@
-"""How a component's settings become a group of keys of the configuration, checked where they are declared.
+"""Turn a component's settings into a group of configuration keys, checked where they are declared.
 
-Settings are frozen and lie beside the component that reads them. A `Group` spells its fields as the YAML file does. A
-pydantic dataclass with `UPPER_CASE_KEYS` has lower-case fields in Python and the same in upper case in the file.
+Settings are frozen and are defined beside the component that reads them. A `Group` spells its fields as the YAML file
+does. A pydantic dataclass with `UPPER_CASE_KEYS` has lower-case fields in Python, and upper-case keys in the file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ConfigPath = Annotated[Path, PathMark]
 
 
 class Group(BaseModel):
-    """A group of keys: frozen, no unknown keys. Text that is a number will do, for YAML reads 1e-3 as text.
+    """A group of keys: frozen, without unknown keys. Text that is a number is accepted, since YAML reads 1e-3 as text.
 
-    Defaults are validated anew with each file, since paths among them are relative to it: to the folder `base` of the
-    validation's context.
+    Defaults are validated too, since paths among them are relative to the file: to the folder `base` in the context of
+    the validation.
     """
 
     model_config = ConfigDict(
@@ -47,12 +47,12 @@ class Group(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
-        """An empty string is how the published file says "none"."""
+        """Read an empty string as None, as the published file means it."""
         return None if value == "" else value
 
 
 def one_of(registry: Collection[str]) -> AfterValidator:
-    """Check that a name is in `registry`, which is read when the check runs: what was added later counts."""
+    """Check that a name is in `registry` as it is when the check runs, with entries that were added later."""
 
     def check(name: str) -> str:
         if name not in registry:

@@ -1,8 +1,8 @@
-"""Weight files in and out. Nothing that a file says is ever executed.
+"""Read and write weight files. Nothing in a file is ever executed.
 
 `load_weights_file` reads what `torch.save` wrote: first with `weights_only=True`, then, for archives whose pickle
-also names classes that only hold settings (Lightning checkpoints, AdaFace's among them), with an unpickler that
-builds tensors and plain containers and puts an inert placeholder in the place of such a class.
+also names classes that only hold settings (Lightning checkpoints, such as AdaFace's), with an unpickler that builds
+tensors and plain containers, and replaces objects of such classes by inert placeholders.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SETTINGS_PACKAGES = (
     "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "omegaconf", "argparse",
     "numpy", "pathlib",
 )  # fmt: skip
-# How an old pickle spells the bytes of a NumPy scalar.
+# The function by which an old pickle writes the bytes of a NumPy scalar.
 NUMPY_SCALAR_BYTES = ("_codecs", "encode")
 TENSOR_BUILDERS = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter"}
 ZIP_MAGIC = b"PK\x03\x04"
 
 
 class _Placeholder:
-    """Stands for an object of a class that is not loaded; swallows whatever the pickle gives it."""
+    """Stands for an object of a class that is not loaded, and ignores whatever the pickle passes to it."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -61,9 +61,9 @@ class _Builder:
 class RestrictedUnpickler(pickle._Unpickler):
     """Builds tensors, containers and placeholders; refuses every other global by name.
 
-    Nothing that it hands out can be changed for the rest of the program: a pickle may set attributes. It is
-    Python's own slow unpickler, because the fast one lets a few bytes allocate all memory. `torch.load` itself
-    stands in for the storage classes.
+    A pickle may set attributes, so nothing that it gets is shared with the rest of the program. It is the unpickler
+    written in Python, because the one in C lets a few bytes allocate all memory. `torch.load` itself replaces the
+    storage classes.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -94,18 +94,18 @@ def load_weights_file(path: Path, what: str = "checkpoint") -> Any:
 
     Args:
         path: the file.
-        what: how messages call it, e.g. "server checkpoint".
+        what: name of the file's kind in messages, e.g. "server checkpoint".
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: torn, no `torch.save` file, or one that names code to execute.
+        ValueError: torn, not a `torch.save` file, or a file that names code to execute.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{what} not found: {path}; see model/README.md for where to get it")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # names a class beyond tensors; decided below, by name
-        if not _is_archive(path):  # the loader of the old format also writes files, as a pickle asks
+    except pickle.UnpicklingError as error:  # the pickle names other classes than tensors; decided below, by name
+        if not _is_archive(path):  # the loader of the old format writes files if a pickle asks for it
             raise _unreadable(path, what, ValueError("it is neither an archive nor a plain state dict")) from error
     except Exception as error:  # whatever a torn file can cause
         raise _unreadable(path, what, error) from error
@@ -127,7 +127,7 @@ def _unreadable(path: Path, what: str, error: Exception) -> ValueError:
 
 
 def state_dict_of(contents: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in a loaded file: the file itself, or its `state_dict` without the prefix `model.`.
+    """Return the state dict in a loaded file: all of it, or its `state_dict` without the prefix `model.`.
 
     Of a Lightning checkpoint only the entries under `model.` count: the others (AdaFace's head) are not the network.
     """
@@ -142,7 +142,7 @@ def state_dict_of(contents: Any, path: Path) -> dict[str, Tensor]:
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """State of a module on the CPU; copied, since channels-last would leave its strides to 1x1 convolutions."""
+    """Copy a module's state to the CPU, contiguous: 1x1 convolutions would keep the strides of channels-last."""
     return {
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in module.state_dict().items()
@@ -181,14 +181,14 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
 
 
 def save_weights_file(path: Path, contents: Any) -> None:
-    """`torch.save` to `path`, whole or not at all; equal contents give equal bytes."""
+    """Write `contents` with `torch.save` to `path`, whole or not at all; equal contents give equal bytes."""
     buffer = io.BytesIO()  # torch.save writes a path's name into the archive, but not a buffer's
     torch.save(_canonical(contents), buffer)
     atomic_write_bytes(path, buffer.getvalue())
 
 
 def _canonical(value: Any) -> Any:
-    """`value` in fresh containers, equal strings as one object: pickle writes a known object as a reference."""
+    """Copy `value` into new containers, equal strings as one object: pickle writes a repeated object as a reference."""
     if isinstance(value, str):
         return sys.intern(str(value))
     if isinstance(value, dict):

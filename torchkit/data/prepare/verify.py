@@ -1,4 +1,4 @@
-"""Check an index or a validation set: everything that is wrong, a line each; exit code 1 if anything is.
+"""Check an index or a validation set; print a line for each problem and exit with code 1 if there is any.
 
     python -m torchkit.data.prepare verify --index Data/CelebA/Anno/celebA_train.txt --root Data/CelebA/align_crop_112
     python -m torchkit.data.prepare verify --set Data/validation/lfw
@@ -6,10 +6,10 @@
     python -m torchkit.data.prepare verify --data Data/faces_emore
 
 Of an index: lines, labels without gaps, paths that stand twice, images that are missing, damaged or not 112x112,
-equal images of different people. Of training data without an index (records or a folder for each person, --data) the
-same. Of a set (DIR/NAME, in any of its forms): files, rows, images, folds that repeat or have one kind of pair only,
-pairs that contradict each other or themselves. With both: images that are in both. What is odd but may be meant is a
-note, and does not count.
+equal images of different people. Training data without an index (records or a folder for each person, --data): the
+same. A set (DIR/NAME, in any of its forms): files, rows, images, folds that repeat or have one kind of pair only,
+pairs that contradict each other or themselves. With both: images that occur in both. What is odd but may be intended
+is printed as a note, and does not count as a problem.
 """
 
 from __future__ import annotations
@@ -79,19 +79,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def set_of(path: Path) -> Path:
-    """DIR/NAME of a set, also for those who give its file: DIR/NAME.bin."""
+    """Return DIR/NAME of a set that was given as DIR/NAME or as a file, e.g. DIR/NAME.bin."""
     return path.with_suffix("") if path.suffix in SET_ENDINGS and path.is_file() else path
 
 
 @dataclass
 class Findings:
-    """What a check found."""
+    """The problems and notes of a check."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def report(self, error: Exception) -> None:
-        """A `Report`, see `torchkit.data.problems`."""
+        """Record an error as a problem; a `Report` (torchkit.data.problems)."""
         self.problems.append(str(error))
 
 
@@ -99,18 +99,18 @@ class Entry(NamedTuple):
     """An image of a training set."""
 
     name: str
-    """Where it stands, for messages."""
+    """File and line or offset, for messages."""
     short: str
-    """The same within messages that are about another image of the set."""
+    """A shorter name, for messages that are about another image of the set."""
     label: int
     file: str
-    """Where it was looked for, for messages."""
+    """The path that was tried, for messages."""
     read: Callable[[], bytes]
     """Reads the encoded image."""
 
 
 def verify_index(file: Path, root: Path, findings: Findings, jobs: int = 1) -> set[bytes]:
-    """Check an index and its images; tell `found` what is wrong.
+    """Check an index and its images, and record in `findings` what is wrong.
 
     Args:
         file: the index.
@@ -149,7 +149,7 @@ def verify_index(file: Path, root: Path, findings: Findings, jobs: int = 1) -> s
 
 
 def verify_data(root: Path, name: str, findings: Findings, jobs: int = 1) -> set[bytes]:
-    """`verify_index` of a training set without an index: records, or a folder for each person."""
+    """Check a training set without an index (records, or a folder for each person), like `verify_index`."""
     return _verify_images(partial(read_records_or_folders, root, name), findings, jobs)
 
 
@@ -174,7 +174,7 @@ def _verify_entries(file: Path, entries: Sequence[Entry], findings: Findings, jo
 
 
 def _digest(image: tuple[Callable[[], bytes], str]) -> bytes | str:
-    """Digest of an image's pixels, or what is wrong with it."""
+    """Return the digest of an image's pixels, or a message that says what is wrong with it."""
     read, name = image
     try:
         return _digest_of(decode_face(read(), name))
@@ -214,7 +214,7 @@ def _verify_distinct(entries: Sequence[Entry], results: Sequence[bytes | str], f
 
 
 def verify_set(root: Path, name: str, findings: Findings, training: set[bytes] | None = None) -> None:
-    """Check the validation set `name` under `root`; tell `found` what is wrong.
+    """Check the validation set `name` under `root`, and record in `findings` what is wrong.
 
     Args:
         root: folder of the sets.
@@ -259,7 +259,7 @@ def _verify_pairs(data: ValidationSet, findings: Findings) -> None:
 
 
 def _verify_folds(data: ValidationSet, findings: Findings) -> None:
-    """The evaluation's folds: contiguous tenths."""
+    """Check the folds that the evaluation uses: contiguous tenths."""
     if len(data.same) < FOLDS:
         findings.problems.append(f"{data.name}: {len(data.same)} pairs, expected at least {FOLDS}, one a fold")
         return
