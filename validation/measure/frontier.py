@@ -46,7 +46,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("light client", LIGHT, conditions=CLIENT_CONDITIONS + SERVER_CONDITIONS),
-        Recipe("private light client", LIGHT, ("CLIENT.BOTTLENECK=[8, 0, 0, 0]",)),
+        Recipe("private light client", LIGHT, ("CLIENT.BOTTLENECK=[8, 0, 0, 0]", "ADVERSARY.WEIGHT=2")),
         Recipe(
             "split computing",
             LIGHT,
