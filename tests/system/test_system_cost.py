@@ -47,10 +47,10 @@ def make_system(server: str, settings: ClientSettings) -> ProFaceC:
 
 
 def interfaces_multiply_adds(settings: ClientSettings) -> int:
-    """Of the 1x1 convolutions, at the client's resolution."""
+    """Of the 1x1 convolutions, at the client's resolution, of those taps that are sent."""
     sizes = (28, 14, 7, 7)
-    shapes = zip(CLIENT_CHANNELS, settings.server_shapes, sizes, strict=True)
-    return sum(channels * shape[0] * size**2 for channels, shape, size in shapes)
+    shapes = zip(CLIENT_CHANNELS, settings.server_shapes, sizes, settings.pruned_channels, strict=True)
+    return sum(channels * shape[0] * size**2 for channels, shape, size, pruned in shapes if pruned < 1)
 
 
 @pytest.mark.parametrize("name", SEGMENTS)

@@ -311,6 +311,30 @@ def test_frequencies_are_counted_when_the_client_is_written(experiment: Path) ->
         assert not torch.equal(table.table, FrequencyTable(client.feature_shapes[int(name) - 1], 4).table)
 
 
+def test_a_client_without_later_taps_starts_from_one_that_has_them_but_not_the_other_way(experiment: Path) -> None:
+    def task(name: str, *overrides: str) -> TrainTask:
+        folder = f"MODEL_ROOT={experiment.parent / name}"
+        return TrainTask(load_config(experiment, ["NUM_EPOCH=1", folder, *overrides]))
+
+    task("whole").run()
+    whole, short = (experiment.parent / name / "client.pth" for name in ("whole", "short"))
+    shortened = task("short", f"BACKBONE_RESUME={whole}", "PRUNE.CHANNELS=[0,0,1,1]")
+    own, expected = shortened.system.client.state_dict(), load_client_file(whole).client
+    assert set(own) < set(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in own.items())
+    shortened.run()
+    with pytest.raises(ValueError, match=r"BACKBONE_RESUME = .*short.client.pth ends after tap 2, but .* sends tap 4"):
+        task("long", f"BACKBONE_RESUME={short}")
+
+
+def test_the_embedding_alone_can_be_learned(experiment: Path) -> None:
+    overrides = ["PRUNE.CHANNELS=1", "CLIENT.INPUT=clear", "CLIENT.EMBEDDING=true", "QUANTIZE.EMBEDDING_BITS=4"]
+    TrainTask(load_config(experiment, [*overrides, "NUM_EPOCH=1", "SHUFFLE.TAPS=[]"])).run()
+    file = load_client_file(experiment.parent / "out" / "client.pth")
+    assert file.settings.embedding_size == 512 and file.client["embedding_interface.weight"].any()
+    assert not torch.equal(file.compensation["embedding_weights"], torch.ones(512))
+
+
 def test_new_key_needs_a_client_to_start_from(experiment: Path) -> None:
     with pytest.raises(ValueError, match="--new-key without BACKBONE_RESUME"):
         TrainTask(load_config(experiment), new_key=True)

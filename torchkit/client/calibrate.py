@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchkit.backbone import NUM_TAPS
-from torchkit.client.model import TAP_NAMES, Client
+from torchkit.client.model import Client
 from torchkit.client.quantise import FLOAT_BITS, Quantiser
 from torchkit.payload.packing import symbols_of
 
@@ -26,7 +26,9 @@ def recompressed(client: Client, bits: int, value_share: float, prepared: Tensor
         prepared: inputs (see `Client.prepare`) by which the thresholds and, as LSQ starts, the step sizes are set.
     """
     assert bits != 1 or value_share == 0, "codes of 1 bit have no zero"
-    settings = replace(client.settings, bits=(bits,) * NUM_TAPS, pruned_values=(value_share,) * NUM_TAPS)
+    settings = replace(
+        client.settings, bits=(bits,) * NUM_TAPS, pruned_values=(value_share,) * NUM_TAPS, embedding_bits=bits
+    )
     made = Client(settings, key_seed=0).to(prepared.device)
     own = made.state_dict()
     made.load_state_dict({**own, **{name: value for name, value in client.state_dict().items() if name in own}})
@@ -51,7 +53,7 @@ def count_frequencies(client: Client, batches: Iterable[tuple[Tensor, Tensor]]) 
     client.eval()
     counts = {
         name: torch.zeros(shape[0], shape[1] * shape[2], 2 ** client.quantisers[name].bits, dtype=torch.int64)
-        for name, shape in zip(TAP_NAMES, client.feature_shapes, strict=True)
+        for name, shape in zip(client.tap_names, client.feature_shapes, strict=True)
         if name in client.frequencies
     }
     for clear, obfuscated in batches:
@@ -84,4 +86,5 @@ def without_quantisation(client: Client) -> Client:
 def is_compressed(client: Client) -> bool:
     """Whether the client was trained to send less than all its features as float32."""
     settings = client.settings
-    return settings.bits != (FLOAT_BITS,) * NUM_TAPS or any(settings.pruned_channels) or any(settings.pruned_values)
+    quantised = {*settings.bits, settings.embedding_bits} != {FLOAT_BITS}
+    return quantised or any(settings.pruned_channels) or any(settings.pruned_values)

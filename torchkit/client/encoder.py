@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchkit.client.model import TAP_NAMES, Client, ClientSettings
+from torchkit.client.model import Client, ClientSettings
 from torchkit.client.quantise import FLOAT_BITS
 from torchkit.payload import FREQUENCY_TOTAL, Coding, EncodedImage, Payload, TapCoding, TapFeatures, encode
 from torchkit.payload.message import FINGERPRINT_BYTES
@@ -50,7 +50,7 @@ class Encoder:
         return self.payloads(images, features)
 
     def payloads(self, images: Sequence[EncodedImage], features: Sequence[Tensor]) -> list[Payload]:
-        """Payloads of obfuscated images and the client's features for them, four maps (B, C_i, h_i, w_i)."""
+        """Payloads of obfuscated images and the client's features for them, (B, C_i, h_i, w_i) of each tap."""
         taps = [self._tap_features(str(tap), maps) for tap, maps in enumerate(features, start=1)]
         return [Payload(self.fingerprint, *message) for message in zip(images, zip(*taps, strict=True), strict=True)]
 
@@ -62,22 +62,16 @@ class Encoder:
         """What leaves of one tap's features (B, C, h, w), quantised or to be quantised, for each image."""
         bits, step = bits_and_step(self.client, name)
         codes = features.float() if bits == FLOAT_BITS else self.client.quantisers[name].codes(features)
-        kept = kept_channels(self.client, name)
+        kept = self.client.kept_channels(name).numpy()
         shape = (codes.shape[1], codes.shape[2], codes.shape[3])
         return [TapFeatures(shape, kept, bits, step, one_face[kept]) for one_face in codes.cpu().numpy()]
 
 
 def bits_and_step(client: Client, name: str) -> tuple[int, float]:
-    """Of what leaves a tap ("1".."4"); 32 and 1 while it is not quantised."""
+    """Of what leaves a tap ("1".."5"); 32 and 1 while it is not quantised."""
     if name in client.quantisers and (quantiser := client.quantisers[name]).active:
         return quantiser.bits, quantiser.step.item()
     return FLOAT_BITS, 1.0
-
-
-def kept_channels(client: Client, name: str) -> np.ndarray:
-    """(K,) int64: the channels of a tap ("1".."4") that are sent."""
-    kept = np.arange(client.feature_shapes[int(name) - 1][0])
-    return kept[client.pruners[name].keep.cpu().numpy()] if name in client.pruners else kept
 
 
 def coding_of(client: Client) -> Coding | None:
@@ -85,9 +79,9 @@ def coding_of(client: Client) -> Coding | None:
     if client.settings.coding != "range":
         return None
     taps = []
-    for name, shape in zip(TAP_NAMES, client.feature_shapes, strict=True):
+    for name, shape in zip(client.tap_names, client.feature_shapes, strict=True):
         bits, step = bits_and_step(client, name)
-        kept = kept_channels(client, name)
+        kept = client.kept_channels(name).numpy()
         taps.append(TapCoding(shape, kept, bits, step, _frequencies(client, name)[kept]))
     return Coding(fingerprint(client), tuple(taps))
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchkit.backbone import NUM_TAPS, Backbone, Shape, canonical_name, get_model, resize
@@ -32,6 +33,9 @@ InterfaceStart = Literal["zero", "identity", "random"]
 CodingKind = Literal["packed", "range"]
 LAYOUTS, INPUTS, CODINGS = get_args(Layout), get_args(Input), get_args(CodingKind)
 TAP_NAMES = tuple(str(tap) for tap in range(1, NUM_TAPS + 1))
+EMBEDDING_TAP = str(NUM_TAPS + 1)
+MAX_EMBEDDING_SIZE = 4096
+"""Limit to what a file may ask for; messages have the same."""
 STORED_NAMES = {"image_quality": "picture_quality"}
 """Settings that client files, and with them fingerprints, know by an older name."""
 
@@ -62,16 +66,23 @@ class ClientSettings:
     """Share of the values of the other channels that is sent as zero."""
     image_quality: int | None = None
     """Of the obfuscated image: None lossless, 0..100 lossy WebP."""
-    coding: str = "packed"
+    last_tap: int = NUM_TAPS
+    """The last tap that the client has: what follows in the backbone is left out, and later taps are never sent."""
+    embedding_size: int = 0
+    """Values of the embedding that is sent as a fifth tap, as many as the server's has; 0: none is sent."""
+    embedding_bits: int = FLOAT_BITS
+    """Of a value of that embedding."""
+    coding: CodingKind = "packed"
     """Of quantised features in messages. packed: version 1, packed codes, compressed where that is shorter; range:
     version 2, a range coder with the frequencies of codes in the client's file."""
 
     def without_compression(self) -> ClientSettings:
-        """The settings of the same client that sends everything: what two clients must share to share weights."""
+        """The settings of the same client that sends all maps as they are: what two must share to share weights."""
         none = ClientSettings(self.server_shapes)
         return replace(
             self, bits=none.bits, pruned_channels=none.pruned_channels, pruned_values=none.pruned_values,
-            image_quality=none.image_quality, coding=none.coding,
+            image_quality=none.image_quality, last_tap=none.last_tap, embedding_bits=none.embedding_bits,
+            coding=none.coding,
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -95,6 +106,7 @@ class ClientSettings:
 
         self._check_bottleneck()
         self._check_compression()
+        self._check_embedding()
 
     def _check_bottleneck(self) -> None:
         if len(self.bottleneck) != NUM_TAPS:
@@ -110,6 +122,19 @@ class ClientSettings:
                 f"bottleneck {list(self.bottleneck)} with layout 'published': the server enlarges what it decodes; "
                 "take layout 'native'"
             )
+
+    def _check_embedding(self) -> None:
+        if self.last_tap not in range(NUM_TAPS + 1) or self.embedding_size not in range(MAX_EMBEDDING_SIZE + 1):
+            raise ValueError(
+                f"last tap {self.last_tap}, embedding of {self.embedding_size} values: allowed are taps 0..{NUM_TAPS} "
+                f"and 0..{MAX_EMBEDDING_SIZE} values"
+            )
+        if self.embedding_size and self.last_tap < NUM_TAPS:
+            raise ValueError(
+                f"an embedding of {self.embedding_size} values with last tap {self.last_tap}: it is made of the last "
+                f"map; take last tap {NUM_TAPS}"
+            )
+        check_bits((self.embedding_bits,))
 
     def _check_compression(self) -> None:
         checks = {"bits": check_bits, "pruned_channels": check_shares, "pruned_values": check_shares}
@@ -167,7 +192,7 @@ class Client(nn.Module):
         key_seed: seed of the key; None: from the operating system.
 
     Shape: what `prepare` makes of an image, (B, input_channels, 112, 112) in [-2, 2] -> list of four
-    (B, K_i, h_i, w_i), with the server's channels or those of a bottleneck.
+    (B, K_i, h_i, w_i), with the server's channels or those of a bottleneck, and (B, D, 1, 1), if an embedding is sent.
     """
 
     def __init__(self, settings: ClientSettings, key_seed: int | None = None) -> None:
@@ -175,38 +200,53 @@ class Client(nn.Module):
         self.settings = settings
         self.input_channels = 3 if settings.input in ("residual", "clear") else 6
         self.norms_are_frozen = False
-        self.backbone = headless(get_model(settings.backbone))
+        self.backbone = get_model(settings.backbone)
         if settings.input == "both":
             widen_input(self.backbone)
         taps = self.backbone.tap_shapes()
+        if not settings.embedding_size:
+            cut_backbone(self.backbone, settings.last_tap)
         self.feature_shapes = [
             _feature_shape(tap, server, settings.layout, channels)
             for tap, server, channels in zip(taps, settings.server_shapes, settings.bottleneck, strict=True)
         ]
-        self.interfaces = nn.ModuleList(
-            nn.Conv2d(tap[0], shape[0], 1) for tap, shape in zip(taps, self.feature_shapes, strict=True)
-        )
+        own = list(zip(TAP_NAMES, taps, self.feature_shapes, strict=True))[: settings.last_tap]
+        self.interfaces = nn.ModuleList(nn.Conv2d(tap[0], shape[0], 1) for _, tap, shape in own)
         self.bottleneck_norms: dict[str, nn.BatchNorm2d] = typed_modules()
         """Bring what a bottleneck leaves to the deviation 1, for which a quantiser of few bits needs no other step."""
-        for tap, channels in enumerate(settings.bottleneck, start=1):
-            if channels:
-                self.bottleneck_norms[str(tap)] = nn.BatchNorm2d(channels, affine=False)
         self.shuffles: dict[str, BlockChannelShuffle] = typed_modules()
-        for tap in settings.shuffle_taps:
-            shape = self.feature_shapes[tap - 1]
-            key = self._draw_key(tap, key_seed)
-            self.shuffles[str(tap)] = BlockChannelShuffle(shape, settings.shuffle_block_px, key)
+        for name, _, shape in own:
+            if settings.bottleneck[int(name) - 1]:
+                self.bottleneck_norms[name] = nn.BatchNorm2d(shape[0], affine=False)
+            if int(name) in settings.shuffle_taps:
+                key = self._draw_key(name, key_seed)
+                self.shuffles[name] = BlockChannelShuffle(shape, settings.shuffle_block_px, key)
+        if settings.embedding_size:
+            self.embedding_interface = nn.Linear(self.backbone.embedding_size, settings.embedding_size)
+            self.feature_shapes.append((settings.embedding_size, 1, 1))
+        self._build_compression()
+
+    def _build_compression(self) -> None:
+        settings = self.settings
         self.pruners: dict[str, Pruner] = typed_modules()
         self.quantisers: dict[str, Quantiser] = typed_modules()
         self.frequencies: dict[str, FrequencyTable] = typed_modules()
-        for index, shape in enumerate(self.feature_shapes):
-            shares = settings.pruned_channels[index], settings.pruned_values[index]
+        forms = list(zip(settings.bits, settings.pruned_channels, settings.pruned_values, strict=True))
+        forms = forms[: settings.last_tap]
+        if settings.embedding_size:
+            forms.append((settings.embedding_bits, 0.0, 0.0))
+        for name, shape, (bits, *shares) in zip(self.tap_names, self.feature_shapes, forms, strict=False):
             if any(shares):
-                self.pruners[str(index + 1)] = Pruner(shape[0], *shares)
-            if settings.bits[index] != FLOAT_BITS:
-                self.quantisers[str(index + 1)] = Quantiser(settings.bits[index])
+                self.pruners[name] = Pruner(shape[0], shares[0], shares[1])
+            if bits != FLOAT_BITS:
+                self.quantisers[name] = Quantiser(bits)
                 if settings.coding == "range" and shares[0] < 1:
-                    self.frequencies[str(index + 1)] = FrequencyTable(shape, settings.bits[index])
+                    self.frequencies[name] = FrequencyTable(shape, bits)
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """ "1" to "4", and "5" if an embedding is sent."""
+        return (*TAP_NAMES, EMBEDDING_TAP)[: len(self.feature_shapes)]
 
     def freeze_norms(self) -> None:
         """Keep the backbone's batch norms as they are, in training too: for a backbone that starts from weights."""
@@ -221,13 +261,13 @@ class Client(nn.Module):
                     module.eval()
         return self
 
-    def _draw_key(self, tap: int, seed: int | None) -> Tensor:
-        return draw_key(self.feature_shapes[tap - 1], self.settings.shuffle_block_px, seed, f"tap {tap}")
+    def _draw_key(self, name: str, seed: int | None) -> Tensor:
+        return draw_key(self.feature_shapes[int(name) - 1], self.settings.shuffle_block_px, seed, f"tap {name}")
 
     def draw_new_key(self, seed: int | None) -> None:
         """Replace the key; what was trained with the old one has to learn again."""
-        for tap in self.settings.shuffle_taps:
-            self.shuffles[str(tap)].set_key(self._draw_key(tap, seed))
+        for name, shuffle in self.shuffles.items():
+            shuffle.set_key(self._draw_key(name, seed))
 
     def set_progress(self, pruning: float, quantisation: float) -> None:
         """How far compression has come, from 0 (none yet) to 1 (all that the settings ask for)."""
@@ -253,6 +293,10 @@ class Client(nn.Module):
             nn.init.zeros_(interface.weight)
             if start == "identity":
                 interface.weight.data[:, :, 0, 0] = self._identity(tap, interface.in_channels)
+        if self.settings.embedding_size and start != "random":
+            nn.init.zeros_(self.embedding_interface.bias)
+            start_weight = nn.init.eye_ if start == "identity" else nn.init.zeros_
+            start_weight(self.embedding_interface.weight)
 
     def _identity(self, tap: int, channels: int) -> Tensor:
         """(C_i, channels): an interface after which shuffled features are the tap's maps, where one block is shuffled.
@@ -290,26 +334,44 @@ class Client(nn.Module):
         return feature
 
     def unquantised(self, prepared: Tensor) -> dict[str, Tensor]:
-        """The features before they are quantised, by tap ("1".."4"); those of taps that are never sent are zero."""
+        """The features before they are quantised, by tap ("1".."5"); those of taps that are never sent are zero."""
         sent = self.sent_taps()
-        maps = self._taps(prepared, max(sent, default=0))
-        return {
-            str(tap): self._feature(tap - 1, maps[tap - 1])
-            if tap in sent
-            else prepared.new_zeros(prepared.shape[0], *shape)
-            for tap, shape in enumerate(self.feature_shapes, start=1)
-        }
+        maps, embedding = self._intermediates(prepared, max(sent, default=0))
+        features = {}
+        for tap, shape in enumerate(self.feature_shapes[:NUM_TAPS], start=1):
+            is_sent = tap in sent
+            features[str(tap)] = (
+                self._feature(tap - 1, maps[tap - 1]) if is_sent else prepared.new_zeros(prepared.shape[0], *shape)
+            )
+        if embedding is not None:
+            features[EMBEDDING_TAP] = self.embedding_interface(embedding)[:, :, None, None]
+        return features
 
     def sent_taps(self) -> list[int]:
         """The taps, counted from 1, of which any channel is sent; the backbone runs up to the last of them."""
-        return [int(name) for name in TAP_NAMES if name not in self.pruners or not self.pruners[name].is_closed]
+        own = TAP_NAMES[: self.settings.last_tap]
+        return [int(name) for name in own if name not in self.pruners or not self.pruners[name].is_closed]
 
-    def _taps(self, prepared: Tensor, count: int) -> list[Tensor]:
-        """The first `count` maps that the features are made of."""
+    def kept_channels(self, name: str) -> Tensor:
+        """(K,) int64: the channels of a tap ("1".."5") that are sent, rising."""
+        channels = torch.arange(self.feature_shapes[int(name) - 1][0])
+        if name in self.pruners:
+            return channels[self.pruners[name].keep.cpu()]
+        return channels if name == EMBEDDING_TAP or int(name) <= self.settings.last_tap else channels[:0]
+
+    def _intermediates(self, prepared: Tensor, count: int) -> tuple[list[Tensor], Tensor | None]:
+        """What the features are made of: the first `count` maps, and the embedding (B, D), None if none is sent."""
         if self.settings.input != "difference":
-            return self.backbone.taps(prepared, count)
-        both = self.backbone.taps(torch.cat(prepared.chunk(2, dim=1)), count)  # clear images, then obfuscated ones
-        return [clear - obfuscated for clear, obfuscated in (tap.chunk(2) for tap in both)]
+            return self._backbone_intermediates(prepared, count)
+        maps, embedding = self._backbone_intermediates(torch.cat(prepared.chunk(2, dim=1)), count)
+        return [_difference(of_both) for of_both in maps], None if embedding is None else _difference(embedding)
+
+    def _backbone_intermediates(self, x: Tensor, count: int) -> tuple[list[Tensor], Tensor | None]:
+        """The first `count` maps of the backbone, and its embedding, of unit length, or None."""
+        if not self.settings.embedding_size:
+            return self.backbone.taps(x, count), None
+        maps = self.backbone.taps(x)
+        return maps, F.normalize(self.backbone.run_segment(NUM_TAPS, maps[-1]).float())
 
     def _feature(self, index: int, tap: Tensor) -> Tensor:
         feature = resize(tap, self.feature_shapes[index][1:])
@@ -322,13 +384,18 @@ class Client(nn.Module):
         return self.pruners[name](feature) if name in self.pruners else feature
 
 
-def headless(backbone: Backbone) -> Backbone:
-    """`backbone` without the layers after its last tap: a client has no use for an embedding of the residual."""
-    unused = set(backbone.segments()[-1])
-    for name, child in list(backbone.named_children()):
-        if child in unused:
-            setattr(backbone, name, nn.Identity())
-    return backbone
+def _difference(of_both: Tensor) -> Tensor:
+    """Of clear and obfuscated images, which stand one after the other in a batch: the first half less the second."""
+    clear, obfuscated = of_both.chunk(2)
+    return clear - obfuscated
+
+
+def cut_backbone(backbone: Backbone, last_tap: int) -> None:
+    """Leave out the layers after a tap (1..4; 0: all layers), in place: what is never computed needs no weights."""
+    unused = {module for segment in backbone.segments()[last_tap:] for module in segment}
+    for name, module in list(backbone.named_modules()):
+        if module in unused:
+            backbone.set_submodule(name, nn.Identity())
 
 
 def widen_input(backbone: Backbone) -> Backbone:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from torchkit.backbone import NUM_TAPS
-from torchkit.client.model import Client
+from torchkit.client.model import EMBEDDING_TAP, TAP_NAMES, Client
 from torchkit.util.files import atomic_write_bytes
 from torchkit.util.onnx import trace_onnx
 from torchkit.util.pixels import INPUT_SIZE_PX
 
 INPUT = "prepared"
-OUTPUTS = tuple(f"tap_{tap}" for tap in range(1, NUM_TAPS + 1))
+OUTPUTS = tuple(f"tap_{name}" for name in (*TAP_NAMES, EMBEDDING_TAP))
+"""The last one if an embedding is sent."""
 
 
 def export_onnx(client: Client, path: Path) -> None:
@@ -30,8 +30,9 @@ def export_onnx(client: Client, path: Path) -> None:
         import onnx
     except ImportError as error:
         raise ValueError(f"to write ONNX the package onnx is needed ({error}): pip install onnx") from error
+    outputs = OUTPUTS[: len(client.feature_shapes)]
     example = torch.zeros(2, client.input_channels, INPUT_SIZE_PX, INPUT_SIZE_PX)
-    model = onnx.load_from_string(trace_onnx(client.eval(), (example,), [INPUT], OUTPUTS, any_batch=True))
+    model = onnx.load_from_string(trace_onnx(client.eval(), (example,), [INPUT], outputs, any_batch=True))
     for output, shape in zip(model.graph.output, client.feature_shapes, strict=True):
         for side, size in zip(output.type.tensor_type.shape.dim[1:], shape, strict=True):
             side.dim_value = size  # tracing does not know that resizing and shuffling give fixed sizes

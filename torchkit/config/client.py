@@ -25,6 +25,11 @@ def _for_all_taps(value: Any) -> Any:
     return value if isinstance(value, list | tuple | bool) else (value,) * NUM_TAPS
 
 
+def _check_one_width(bits: int) -> int:
+    check_bits((bits,))
+    return bits
+
+
 PerTap = Annotated[tuple[float, float, float, float], BeforeValidator(_for_all_taps)]
 """A number a tap; a single one counts for all."""
 
@@ -57,6 +62,8 @@ class ClientNetworkConfig(Group):
     the clear image alone."""
     BOTTLENECK: Annotated[tuple[Channels, Channels, Channels, Channels], BeforeValidator(_for_all_taps)] = (0, 0, 0, 0)
     """Channels that a tap is reduced to before it leaves, from which the server decodes its own; 0: as many as its."""
+    EMBEDDING: bool = False
+    """Send the network's embedding, mapped to the server's, as a fifth tap."""
     INTERFACE: InterfaceStart = "random"
     """How the interfaces start: see Client.start_interfaces."""
     INIT: ConfigPath | None = None
@@ -83,6 +90,8 @@ class QuantizeConfig(Group):
 
     BITS: Annotated[PerTap, AfterValidator(check_bits)] = (32, 32, 32, 32)
     """1, 2, 4, 8; 32: float32."""
+    EMBEDDING_BITS: Annotated[int, AfterValidator(_check_one_width)] = 32
+    """Of a value of the embedding, if CLIENT.EMBEDDING sends one."""
     START_EPOCH: NonNegative = 0.0
     """Epochs, fractions too, before which features are not quantised."""
     RAMP_EPOCHS: NonNegative = 0.0

@@ -2,7 +2,7 @@
 
 After stage i the map s becomes, with the client's features a_i, resized to the map, and learned weights w_i, what
 `FORMS` says. Where the client sends fewer channels than the map has (CLIENT.BOTTLENECK), a_i is what a `MapDecoder`
-makes of them.
+makes of them. Of an embedding a_5 that the client sends, w_5 a_5 is added to the server's, brought to unit length.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Compensation(nn.Module):
     Args:
         shapes: (C, H, W) of the server's maps at its four taps.
         settings: form, what a weight is for, and the decoders' size.
-        feature_shapes: (K, h, w) of the client's features; fewer channels than a map's are decoded. None: as the maps'.
+        feature_shapes: (K, h, w) of the client's features; fewer channels than a map's are decoded, and a fifth shape
+            (D, 1, 1) is that of an embedding. None: as the maps'.
     """
 
     weights: nn.ParameterList
@@ -97,12 +98,15 @@ class Compensation(nn.Module):
         super().__init__()
         self.settings = settings
         self.decoders: dict[str, MapDecoder] = typed_modules()
-        for tap, (shape, (channels, *size)) in enumerate(zip(shapes, feature_shapes or shapes, strict=True)):
+        feature_shapes = feature_shapes or shapes
+        for tap, (shape, (channels, *size)) in enumerate(zip(shapes, feature_shapes[:NUM_TAPS], strict=True)):
             if channels != shape[0]:
                 width, blocks = settings.decoder_width, settings.decoder_blocks
                 self.decoders[str(tap + 1)] = MapDecoder(channels, (size[0], size[1]), shape, width, blocks)
         if settings.weights_per == "channel":
             shapes = [(channels, 1, 1) for channels, _, _ in shapes]
+        if len(feature_shapes) > NUM_TAPS:
+            self.embedding_weights = nn.Parameter(torch.ones(feature_shapes[NUM_TAPS][0]))
         for name, start in FORMS[settings.form].parameters.items():
             setattr(self, name, nn.ParameterList(torch.full(shape, start) for shape in shapes))
 
@@ -125,6 +129,12 @@ class Compensation(nn.Module):
         form = FORMS[self.settings.form]
         return form.compensate(state, features, **{name: getattr(self, name)[tap] for name in form.parameters})
 
+    def embedding(self, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """The server's embedding (B, D) with the client's, (B, D, 1, 1) at the end of its features, if it sends one."""
+        if len(features) == NUM_TAPS:
+            return embedding
+        return F.normalize(embedding) + self.embedding_weights * features[NUM_TAPS].flatten(1)
+
 
 class CompensatedServer(nn.Module):
     """A frozen recogniser with a compensation head.
@@ -132,9 +142,11 @@ class CompensatedServer(nn.Module):
     Args:
         recogniser: whose maps are compensated.
         settings: how.
-        feature_shapes: (K_i, h_i, w_i) of the client's features; None: they have the maps' channels.
+        feature_shapes: (K_i, h_i, w_i) of the client's features, that of an embedding last; None: they have the maps'
+            channels.
 
-    Shape: images (B, 3, 112, 112) uint8 RGB and four feature maps (B, K_i, h_i, w_i) -> (B, D), unit length.
+    Shape: images (B, 3, 112, 112) uint8 RGB and four feature maps (B, K_i, h_i, w_i), (B, D, 1, 1) behind them if the
+    client sends an embedding -> (B, D), unit length.
     """
 
     def __init__(
@@ -160,7 +172,8 @@ class CompensatedServer(nn.Module):
     def forward_intermediates(self, images: Tensor, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The compensated maps (B, C_i, H_i, W_i) at the four taps, and the embedding (B, D), not normalised."""
         maps = self.taps(images, features)
-        return maps, self.recogniser.backbone.run_segment(NUM_TAPS, maps[-1]).float()
+        embedding = self.recogniser.backbone.run_segment(NUM_TAPS, maps[-1]).float()
+        return maps, self.compensation.embedding(embedding, features)
 
     def forward(self, images: Tensor, features: Sequence[Tensor]) -> Tensor:
         return F.normalize(self.forward_intermediates(images, features)[1])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchkit.attack.adversary import observed_batch
-from torchkit.backbone import find_network, get_model
+from torchkit.backbone import NUM_TAPS, find_network, get_model
 from torchkit.client import Client, ClientSettings
 from torchkit.client.calibrate import count_frequencies
 from torchkit.client.model import widen_input
@@ -232,9 +232,15 @@ class TrainTask(BaseTask):
                 f"BACKBONE_RESUME = {path} was made with {file.compensation_settings}, but this configuration asks for "
                 f"{self.system.server.compensation.settings}; make COMPENSATION agree with it"
             )
+        if file.settings.last_tap < client.settings.last_tap:
+            raise ValueError(
+                f"BACKBONE_RESUME = {path} ends after tap {file.settings.last_tap}, but this configuration sends tap "
+                f"{client.settings.last_tap}; set PRUNE.CHANNELS to 1 for what follows, or start from a longer client"
+            )
         weights = file.client
         if file.settings != client.settings:  # compression starts anew
-            weights = {**client.state_dict(), **{k: v for k, v in weights.items() if not k.startswith(COMPRESSION)}}
+            own = client.state_dict()
+            weights = own | {k: v for k, v in weights.items() if k in own and not k.startswith(COMPRESSION)}
         load_state(client, weights, f"BACKBONE_RESUME = {path}")
         load_state(self.system.server.compensation, file.compensation, f"BACKBONE_RESUME = {path}, compensation")
         if self.new_key:
@@ -269,6 +275,9 @@ def build_client(config: ClientConfig, recogniser: Recogniser) -> Client:
         pruned_channels=config.PRUNE.CHANNELS,
         pruned_values=config.PRUNE.VALUES,
         image_quality=config.CLIENT.IMAGE_QUALITY,
+        last_tap=_last_tap(config),
+        embedding_size=recogniser.embedding_size if config.CLIENT.EMBEDDING else 0,
+        embedding_bits=config.QUANTIZE.EMBEDDING_BITS,
         coding=config.QUANTIZE.CODING,
         shuffle_taps=config.SHUFFLE.TAPS,
         shuffle_block_px=config.SHUFFLE.BLOCK_PX,
@@ -280,6 +289,13 @@ def build_client(config: ClientConfig, recogniser: Recogniser) -> Client:
     if config.CLIENT.FREEZE_NORMS:
         client.freeze_norms()
     return client
+
+
+def _last_tap(config: ClientConfig) -> int:
+    """The last tap (0..4) that the client needs: later ones, all of whose channels are to be pruned, are left out."""
+    if config.CLIENT.EMBEDDING:
+        return NUM_TAPS
+    return max((tap for tap, share in enumerate(config.PRUNE.CHANNELS, start=1) if share < 1), default=0)
 
 
 def _copy_backbone(path: Path, client: Client) -> None:
