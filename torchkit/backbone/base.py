@@ -1,4 +1,4 @@
-"""What client and server need of a network: its stages, in order, and their shapes."""
+"""The interface of all networks: five segments between four taps, and the shapes of their maps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Backbone(nn.Module):
     input_channels: int = 3
 
     def segments(self) -> Sequence[Sequence[nn.Module]]:
-        """Five runs of modules: up to the ends of tap 1, 2, 3, 4, and the rest, which makes the embedding."""
+        """List the modules of the five segments: up to taps 1, 2, 3 and 4, and the rest, which makes the embedding."""
         raise NotImplementedError
 
     def run_segment(self, index: int, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Backbone(nn.Module):
         return x
 
     def taps(self, x: Tensor, count: int = NUM_TAPS) -> list[Tensor]:
-        """(B, 3, 112, 112) in [-1, 1] -> the maps (B, C_i, H_i, W_i) at the first `count` taps; no more is computed."""
+        """(B, 3, 112, 112) in [-1, 1] -> the maps (B, C_i, H_i, W_i) at the first `count` taps; the rest is not run."""
         maps = []
         for index in range(count):
             x = self.run_segment(index, x)
@@ -53,13 +53,13 @@ class Backbone(nn.Module):
     def align(self, tap: int, features: Tensor, size: Sequence[int]) -> Tensor:
         """Bring features in the image's frame (B, C, h, w) to the `size` (H, W) of the map at tap `tap` (0..3).
 
-        Bilinear, unless the network sees the image through a warp of its own.
+        Bilinear, unless the network warps its input.
         """
         return resize(features, size)
 
     @torch.no_grad()
     def tap_shapes(self) -> list[Shape]:
-        """Shapes (C_i, H_i, W_i) of the four maps for a 112x112 image, found by running one."""
+        """Run one 112x112 image and return the shapes (C_i, H_i, W_i) of the four maps."""
         was_training = self.training
         device = next(self.parameters()).device
         image = torch.zeros(1, self.input_channels, INPUT_SIZE_PX, INPUT_SIZE_PX, device=device)
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize (half-pixel centres) of (B, C, h, w) to `size`; x itself if it has that size."""
+    """Resize (B, C, h, w) to `size`, bilinear with half-pixel centres; return x itself if it has that size."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

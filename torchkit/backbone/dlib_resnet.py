@@ -22,7 +22,7 @@ from torchkit.util.pixels import INPUT_SIZE_PX
 RGB_MEAN = (122.782, 117.001, 104.298)
 PIXEL_SCALE = 256.0
 CHIP_SIZE_PX = 150
-# From the frame of a 112x112 ArcFace crop to that of dlib's 150x150 face chip: scale about an anchor point.
+# Maps a 112x112 ArcFace crop to dlib's 150x150 face chip: a scale about an anchor point.
 CHIP_SCALE = 52.55 / 35.237
 ARCFACE_ANCHOR_PX = (55.913, 51.599)
 CHIP_ANCHOR_PX = (74.0, 47.13)
@@ -30,11 +30,11 @@ CHIP_ANCHOR_PX = (74.0, 47.13)
 GROUPS = ([(32, False)] * 3, [(64, True)] + [(64, False)] * 3, [(128, True)] + [(128, False)] * 2,
           [(256, True)] + [(256, False)] * 2)  # fmt: skip
 
-# Where in the chip the first cell of the map at each tap is centred, and how far apart the cells are. What shrinks a
-# map has no padding: 7x7 stride 2 puts cell i at 2 i + 3, and each 3x3 stride 2 takes the cells 2 i + 1.
+# Centre of the first cell of the map at each tap in the chip, and the distance between cells. Strided layers have no
+# padding: 7x7 stride 2 puts cell i at 2 i + 3, and each 3x3 stride 2 takes the cells 2 i + 1.
 TAP_START_PX = (5, 9, 17, 33)
 TAP_STRIDE_PX = (4, 8, 16, 32)
-# dlib's marker of a layer, and how many integers stand between it and the layer's tensor.
+# dlib's marker of a layer, and the number of integers between it and the layer's tensor.
 MARKERS = {"con_4": 0, "affine_": 0, "fc_2": 2}
 
 
@@ -112,7 +112,7 @@ def _add_padded(a: Tensor, b: Tensor) -> Tensor:
 
 
 class DlibResNet(Backbone):
-    """dlib's recogniser behind the project's image frame.
+    """dlib's recogniser, fed with this project's 112x112 crops.
 
     Shape: (B, 3, 112, 112) RGB in [-1, 1], ArcFace-aligned -> (B, 128). Taps: the ends of the groups of 32
     (35x35), 64 (17x17), 128 (8x8) and 256 channels (4x4 in a 150x150 chip, before the last down block).
@@ -153,15 +153,15 @@ class DlibResNet(Backbone):
         return F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def layers(self) -> Iterator[nn.Module]:
-        """Convolutions, affines and the final linear layer, in input-to-output order."""
+        """Iterate over convolutions, affines and the final linear layer, from input to output."""
         return (m for m in self.modules() if isinstance(m, nn.Conv2d | Affine | nn.Linear))
 
 
 def read_dlib_weights(path: Path) -> dict[str, Tensor]:
-    """State dict of `DlibResNet` from dlib's `.dat` file.
+    """Read a state dict of `DlibResNet` from dlib's `.dat` file.
 
     Raises:
-        ValueError: the file is no dlib ResNet of this layout.
+        ValueError: the file is not a dlib ResNet of this layout.
     """
     model = DlibResNet()
     layers_read = list(_dlib_tensors(path.read_bytes()))
@@ -204,7 +204,7 @@ def _dlib_tensors(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _find_marker(data: bytes, marker: str, position: int) -> tuple[int, str] | None:
-    """Where the bytes after the next `marker`, a length-prefixed string, begin."""
+    """Find the next `marker`, a length-prefixed string, and return the position after it."""
     raw = bytes([1, len(marker)]) + marker.encode()
     start = data.find(raw, position)
     return (start + len(raw), marker) if start >= 0 else None

@@ -61,7 +61,7 @@ class Unit(nn.Module):
 
 
 class Subsample(nn.Module):
-    """Every `stride`-th row and column: what the published code writes as max pooling with a window of 1."""
+    """Take every `stride`-th row and column; the published code writes it as max pooling with a window of 1."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""InsightFace's IResNet, with the parameter names of the weights that its arcface_torch saves.
+"""InsightFace's IResNet, with the parameter names of arcface_torch's weights.
 
 Residual unit: Deng et al., ArcFace, CVPR 2019, section 3.1 (BN-Conv-BN-PReLU-Conv-BN), as in `torchkit.backbone.ir`.
-Other than there, the first unit of every stage, the first stage too, has a convolution in its shortcut, no depth has
-bottlenecks, and the embedding's batch norm has a shift.
+It differs from IR in that the first unit of every stage, including the first, has a convolution in its shortcut, no
+depth has bottlenecks, and the embedding's batch norm has a shift.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class IResNet(Backbone):
         embedding_size: length of the embedding.
 
     Shape: (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size). Taps: the ends of the four stages, at 56, 28, 14 and
-    7 pixels. Drops nothing out, as arcface_torch trains it.
+    7 pixels. Without dropout, as arcface_torch trains it.
     """
 
     runs_in_order = True

@@ -1,7 +1,7 @@
-"""Weights of recognisers on disk: other people's PyTorch files, and this project's recogniser file.
+"""Weights of recognisers on disk: third-party PyTorch files, and this project's recogniser file.
 
-A recogniser file is what `ServerTask` exports: a state dict that also says of which network it is and in which colour
-order it was trained.
+A recogniser file is what `ServerTask` exports: a state dict with the name of its network and the colour order that it
+was trained in.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torchkit.util.pixels import CHANNEL_ORDERS
 from torchkit.util.weights import load_weights_file, plain_state, state_dict_of
 
 RECOGNISER_FILE = Container("recogniser file", "proface-c recogniser")
-# What arcface_torch calls the network's state in the checkpoints of a run.
+# Entry of the network's state in the checkpoints of arcface_torch.
 ARCFACE_TORCH_STATE = "state_dict_backbone"
-# What PyTorch puts before each name when it trains in several processes.
+# Prefix that DistributedDataParallel adds to each name.
 PARALLEL_PREFIX = "module."
 
 
 @dataclass(frozen=True)
 class RecogniserWeights:
-    """What a file holds."""
+    """The contents of a file."""
 
     state: dict[str, Tensor]
     network: str | None = None
-    """Key of NETWORKS; None: the file does not say."""
+    """Key of NETWORKS; None: not in the file."""
     channel_order: str | None = None
-    """Colour order that the weights were trained with; None: the file does not say."""
+    """Colour order that the weights were trained with; None: not in the file."""
 
 
 def save_recogniser_file(path: Path, network: str, backbone: nn.Module, channel_order: str, trained_steps: int) -> None:

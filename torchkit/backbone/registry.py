@@ -1,4 +1,4 @@
-"""The networks by name, each with the facts of its published weights: one entry is all that a new network needs."""
+"""The registry of networks with the facts of their published weights: a new network needs one entry, no more."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Network:
     """A network that can be a client's backbone and a recogniser."""
 
     build: Callable[..., Backbone]
-    """Makes it with fresh weights; takes `embedding_size`."""
+    """Builds the network with fresh weights; takes `embedding_size`."""
     source: str
-    """Whose weights are published for it."""
+    """Who published weights for it."""
     channel_order: str
-    """Colour order that these were trained with."""
+    """Colour order that these weights were trained with."""
     read: Callable[[Path], RecogniserWeights] = read_recogniser_weights
     """Reads a file of weights."""
     default_checkpoint: str | None = None
-    """Name of the file under model/ that is looked for where none is given."""
+    """File under model/ that is used where none is given."""
     is_trainable: bool = True
 
     def read_weights(self, path: Path) -> dict[str, Tensor]:
-        """The state dict of a file of weights alone."""
+        """Read the state dict of a weight file."""
         return self.read(path).state
 
 
@@ -74,14 +74,14 @@ NETWORKS: dict[str, Network] = {
     "dlib_resnet": Network(DlibResNet, "dlib", "rgb", read=_read_dlib, is_trainable=False),
     "strided_encoder": Network(StridedEncoder, "train.py", "rgb"),
 }
-"""Beside these there are timm's networks, as "timm/NAME"."""
+"""The networks by name. timm's networks are available too, as "timm/NAME"."""
 
 
 def canonical_name(name: str) -> str:
-    """`name` as the registry spells it ("MobileFaceNet" -> "mobilefacenet", "IR_50" -> "ir_50").
+    """Return `name` as the registry spells it ("MobileFaceNet" -> "mobilefacenet", "IR_50" -> "ir_50").
 
     Raises:
-        ValueError: no such backbone; the message lists what there is and the nearest.
+        ValueError: no such backbone; the message lists the names and the nearest one.
     """
     lowered = name.lower()
     if lowered in NETWORKS:
@@ -96,7 +96,7 @@ def canonical_name(name: str) -> str:
 
 
 def find_network(name: str) -> Network:
-    """The entry called `name`; timm's networks, which are too many to list, are read as those that were trained here.
+    """Return the entry called `name`; for one of timm's networks, an entry for weights that were trained here.
 
     Raises:
         ValueError: as `canonical_name`.
@@ -108,10 +108,10 @@ def find_network(name: str) -> Network:
 
 
 def get_model(name: str, embedding_size: int | None = None) -> Backbone:
-    """The backbone called `name`, with fresh weights.
+    """Build the backbone called `name`, with fresh weights.
 
     Args:
-        name: a key of `NETWORKS`, or "timm/" and the name of a network of timm's; case does not matter.
+        name: a key of `NETWORKS`, or "timm/" and one of timm's names; case does not matter.
         embedding_size: length of the embedding; None: the network's own (512; dlib 128).
     """
     build = find_network(name).build

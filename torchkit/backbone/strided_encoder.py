@@ -45,8 +45,8 @@ class EmbeddingHead(nn.Sequential):
 class StridedEncoder(Backbone):
     """An encoder of 17 million multiply-adds up to its first tap, the one that a light client sends.
 
-    A face becomes 14x14 places of 96 channels in three dense convolutions, which run several times as many
-    multiply-adds a second as depth-wise ones. What follows makes an embedding: the client alone.
+    Three dense convolutions, which run several times as many multiply-adds a second as depth-wise ones, reduce a face
+    to 14x14 positions of 96 channels. The layers after them make an embedding, for the client alone.
 
     Shape: (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size). Taps: 96x14x14, 128x7x7, 128x7x7 and 512x7x7.
     """

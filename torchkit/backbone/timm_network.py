@@ -1,8 +1,8 @@
 """Networks of the package timm (PyTorch Image Models) as clients and recognisers, with fresh weights.
 
-Any network will do that is a chain of modules with maps at strides 4, 8, 16 and 32: most of timm's convolutional ones,
-Swin among the transformers. Nothing is downloaded. timm is imported when one of its networks is asked for: that takes
-seconds.
+Any network works that is a chain of modules with maps at strides 4, 8, 16 and 32: most convolutional networks, and Swin
+among the transformers. Nothing is downloaded. timm is imported only when one of its networks is requested, since the
+import takes seconds.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torchkit.backbone.base import NUM_TAPS, Backbone, Shape
 from torchkit.util.pixels import INPUT_SIZE_PX
 
 PREFIX = "timm/"
-"""How the names of these networks begin, e.g. "timm/resnet18"."""
+"""Prefix of the names of these networks, e.g. "timm/resnet18"."""
 STRIDES = (4, 8, 16, 32)
-"""Of the maps at the taps, in pixels of the image."""
+"""Strides of the maps at the taps, in pixels of the image."""
 
 
 def check_timm_name(name: str) -> None:
-    """Raises ValueError: `name`, which begins with `PREFIX`, is no network of timm's."""
+    """Raises ValueError: `name`, which begins with `PREFIX`, is not one of timm's networks."""
     known = _timm().list_models()
     if name.removeprefix(PREFIX) in known:
         return
@@ -36,10 +36,10 @@ def check_timm_name(name: str) -> None:
 
 
 class TimmNetwork(Backbone):
-    """A network of timm's up to stride 32, with an output layer for faces.
+    """One of timm's networks up to stride 32, with an output layer for faces.
 
-    The output layer is MobileFaceNet's: a depth-wise convolution as large as the last map, so that each place has its
-    own weight, and a linear map to the embedding.
+    The output layer is MobileFaceNet's: a depth-wise convolution as large as the last map, so that each position has
+    its own weight, and a linear map to the embedding.
 
     Args:
         name: timm's, e.g. "mobilenetv4_conv_small".
@@ -104,9 +104,9 @@ def _timm() -> Any:
 
 
 def _chain(name: str) -> Any:
-    """timm's network as modules that run one after the other, a FeatureListNet.
+    """Build timm's network as a sequence of modules, a FeatureListNet.
 
-    MobileNets and EfficientNets come as classes of their own instead, unless timm is asked to flatten them.
+    MobileNets and EfficientNets are built as other classes unless timm is told to flatten them.
     """
     timm = _timm()
     settings = timm.get_pretrained_cfg(name)
@@ -115,7 +115,7 @@ def _chain(name: str) -> Any:
     for options in ({}, flattened):
         try:
             network = timm.create_model(name, pretrained=False, features_only=True, **size, **options)
-        except Exception:  # whatever a network may say that has no such maps
+        except Exception:  # networks without such maps raise errors of many classes
             continue
         if isinstance(network, timm.models.FeatureListNet):
             return network
@@ -126,7 +126,7 @@ def _chain(name: str) -> Any:
 
 
 def _ends(chain: Any, name: str) -> list[int]:
-    """How many modules of the chain there are up to the last map at each of the four strides."""
+    """Count the modules of the chain up to the last map at each of the four strides."""
     names = list(chain)
     ends = dict(zip(chain.feature_info.reduction(), map(names.index, chain.return_layers), strict=True))
     if not set(STRIDES) <= set(ends):
@@ -138,7 +138,7 @@ def _ends(chain: Any, name: str) -> list[int]:
 
 
 def _separate_activations(network: nn.Module) -> None:
-    """Split batch norms that are activations too: what looks for batch norms, to fold them, say, knows plain ones."""
+    """Split timm's batch norms with activation, since code that folds batch norms knows only plain ones."""
     from timm.layers import BatchNormAct2d
 
     for name, layer in list(network.named_modules()):

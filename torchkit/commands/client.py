@@ -1,4 +1,4 @@
-"""What a phone does with a trained client, and what it needs for that.
+"""Prepare a trained client for phones, and encode faces with it.
 
     python -m torchkit.client export runs/demo/client.pth -o phone.pth     the client file for a phone
     python -m torchkit.client encode faces/ -m phone.pth -o messages/      images -> messages (.pfc)
@@ -20,7 +20,7 @@ COMMANDS: dict[str, Command] = {"encode": encode, "export": export_client, "onnx
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, or `given` in its place."""
+    """Parse `given`; None: the command line."""
     return parse_command(__doc__, "python -m torchkit.client", COMMANDS, given)
 
 

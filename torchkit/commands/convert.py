@@ -1,4 +1,4 @@
-"""Files to files: one, or all of a folder. What is there already stays; what is broken is named, the rest is done."""
+"""Convert a file, or all files of a folder: existing targets are kept, broken sources are named and skipped."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ MESSAGE_SUFFIX = ".pfc"
 
 @dataclass(frozen=True)
 class Conversion:
-    """Which file becomes which."""
+    """A source file and its target."""
 
     source: Path
     target: Path
 
 
 def add_batch_arguments(parser: CommandParser) -> None:
-    """Add what every command has that takes files through a network."""
+    """Add the options of every command that runs a network on files."""
     parser.option("batch-size", help="files worked on at once")
     parser.option("device")
     parser.switch("overwrite", help="make files again that are there already")
 
 
 def find_conversions(source: Path, target: Path, extensions: Sequence[str], suffix: str) -> list[Conversion]:
-    """What to convert.
+    """List the conversions from `source` to `target`.
 
     Args:
         source: a file, whatever its name, or a folder, which is searched with all folders in it.
         target: the file to write, or the folder that gets the same tree.
-        extensions: of the files that count, in lower case; hidden files and folders do not.
+        extensions: of the files to convert, in lower case; hidden files and folders are skipped.
         suffix: of the files to write.
 
     Raises:
@@ -75,20 +75,20 @@ def convert_files(
     batch_size: int,
     overwrite: bool,
 ) -> str:
-    """Convert files, in batches; a stopped run goes on where it stopped.
+    """Convert files in batches; a stopped run continues where it stopped.
 
     Args:
         conversions: what to convert.
         read: reads a source; its ValueError and OSError concern that file alone.
         work: contents of the targets for what `read` gave, in order.
         batch_size: files worked on at once.
-        overwrite: convert also what is there already.
+        overwrite: convert also where the target exists.
 
     Returns:
-        What was done, for people.
+        A summary to print.
 
     Raises:
-        ValueError: after all others were written, that some files could not be used.
+        ValueError: some files could not be used; raised after all others were written.
         whatever `read` raises if there is just one file, and `work` at any time.
     """
     todo = [conversion for conversion in conversions if overwrite or not conversion.target.exists()]

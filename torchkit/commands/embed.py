@@ -4,10 +4,10 @@
     python -m torchkit.server embed messages/ --model server.pth -o embeddings/
 
 IN is a message (.pfc) and OUT an embedding (.npy), an array (D,); or IN is a folder and OUT gets the same tree of
-embeddings. Embeddings that are there already are kept. A message that is damaged or of another client is named, the
-others are embedded all the same, and the exit code is 2.
+embeddings. Existing embeddings are kept. A message that is damaged or of another client is named, the others are
+embedded all the same, and the exit code is 2.
 
-Two faces are of one person if the squared distance of their embeddings is below a threshold, e.g. the one that
+Two faces count as the same person if the squared distance of their embeddings is below a threshold, e.g. the one that
 validation/val_main.py reports.
 """
 
@@ -54,11 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_message(decoder: Decoder, path: Path) -> Payload:
-    """Read a message of unknown origin for `decoder`, and no more of the file than a message may have.
+    """Read a message of unknown origin for `decoder`, at most as many bytes as a message may have.
 
     Raises:
         OSError: it cannot be read.
-        PayloadError: no message, or one of another client; the error names the file.
+        PayloadError: not a message, or one of another client; the error names the file.
     """
     with path.open("rb") as file:
         data = file.read(MAX_MESSAGE_BYTES + 1)
@@ -69,7 +69,7 @@ def read_message(decoder: Decoder, path: Path) -> Payload:
 
 
 def npy(array: np.ndarray) -> bytes:
-    """`array` as a .npy file."""
+    """Return the bytes of `array` as a .npy file."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()

@@ -1,13 +1,13 @@
-"""Aligned 112x112 faces -> messages, of the format in docs/payload.md.
+"""Encode aligned 112x112 faces as messages (docs/payload.md).
 
     python -m torchkit.client encode face.jpg -m phone.pth -o face.pfc
     python -m torchkit.client encode faces/ -m phone.pth -o messages/ --obfuscation gaussian
 
 IN is an image (JPEG, PNG, BMP, WebP) and OUT the message; or IN is a folder and OUT gets the same tree of messages.
-Messages that are there already are kept: a stopped run goes on where it stopped. An image that cannot be used is
-named, the others are encoded all the same, and the exit code is 2.
+Existing messages are kept: a stopped run continues where it stopped. An image that cannot be used is named, the
+others are encoded all the same, and the exit code is 2.
 
-Images are obfuscated as in validation: with the same seed a message gives the embedding that validation measures.
+Images are obfuscated as in validation: with the same seed, a message gives the embedding that validation measures.
 """
 
 from __future__ import annotations

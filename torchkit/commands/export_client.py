@@ -1,9 +1,9 @@
-"""A client file -> the client file for a phone.
+"""Write the client file for a phone.
 
     python -m torchkit.client export runs/demo/client.pth -o phone.pth
 
-It holds the client and its key, but neither the compensation weights nor the place of the server's weights, which are
-the server's business. Published client weights are taken as well.
+It holds the client and its key, but neither the compensation weights nor the path of the server's weights, which only
+the server needs. Published client weights are accepted too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A client file, also that for a phone, -> the client network as ONNX. Needs the package onnx.
+"""Write a client's network as ONNX; needs the package onnx. A client file for a phone is accepted too.
 
     python -m torchkit.client onnx phone.pth -o client.onnx
 

@@ -1,13 +1,13 @@
-"""A client file and the weights of its recogniser -> a server file.
+"""Write a server file from a client file and the weights of its recogniser.
 
     python -m torchkit.server export runs/demo/client.pth -o server.pth
     python -m torchkit.server export model/ckpt/client.pth --server ir_50 --server-checkpoint ir50.ckpt -o server.pth
 
-The server file holds the recogniser, the compensation weights and the name of the client whose messages it
-understands; it holds neither the client nor its key. It is made where the client was trained.
+The server file holds the recogniser, the compensation weights and the fingerprint of the client whose messages it
+reads; it holds neither the client nor its key. Export it where the client was trained.
 
-Without --server and --server-checkpoint the client file says which recogniser it is and where its weights are; if they
-are not there any more, they are looked for under model/.
+Without --server and --server-checkpoint, the client file names the recogniser and the path of its weights; if that
+file is missing, the weights are looked for under model/.
 """
 
 from __future__ import annotations

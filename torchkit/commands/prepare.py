@@ -8,9 +8,9 @@
     python -m torchkit.data.prepare verify --set Data/validation/agedb_30
     python -m torchkit.data.prepare demo
 
-What comes out are 112x112 faces, aligned by five points to the ArcFace template; an index for training, a line
-`relative/path label` an image; validation sets, a bcolz folder NAME/ and NAME_list.npy. COMMAND --help explains each.
-A run that was stopped leaves nothing half-written, and goes on where it stopped when it is started again.
+The results are 112x112 faces, aligned by five points to the ArcFace template; an index for training, with a line
+`relative/path label` for each image; validation sets, a bcolz folder NAME/ and NAME_list.npy. COMMAND --help explains
+each. A run that was stopped leaves no incomplete file, and continues where it stopped when it is started again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, or `given` in its place."""
+    """Parse `given`; None: the command line."""
     return parse_command(__doc__, "python -m torchkit.data.prepare", COMMANDS, given)
 
 

@@ -1,4 +1,4 @@
-"""What a server does with the messages of one client, and what it needs for that.
+"""Prepare the server of one client, and embed this client's messages.
 
     python -m torchkit.server export runs/demo/client.pth -o server.pth    recogniser and compensation in one file
     python -m torchkit.server embed messages/ --model server.pth -o embeddings/
@@ -19,7 +19,7 @@ COMMANDS: dict[str, Command] = {"export": export_server, "embed": embed}
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, or `given` in its place."""
+    """Parse `given`; None: the command line."""
     return parse_command(__doc__, "python -m torchkit.server", COMMANDS, given)
 
 

@@ -31,7 +31,7 @@ def _check_one_width(bits: int) -> int:
 
 
 PerTap = Annotated[tuple[float, float, float, float], BeforeValidator(_for_all_taps)]
-"""A number a tap; a single one counts for all."""
+"""A number for each tap; a single one holds for all taps."""
 
 
 Channels = Annotated[int, Field(ge=0)]
@@ -45,27 +45,27 @@ class ServerConfig(Group):
     CHECKPOINT: ConfigPath = Path("model/adaface_ir101_webface12m.ckpt")
     """Its weights."""
     CHANNEL_ORDER: Literal["auto", ChannelOrder] = "auto"
-    """Colour order it is fed; auto: what its weights were trained with."""
+    """Colour order of its input; auto: the order that its weights were trained with."""
 
     _name = field_validator("NAME")(canonical_name)
 
 
 class ClientNetworkConfig(Group):
-    """The network on the phone, and how its training starts."""
+    """The client's network and its start."""
 
     LAYOUT: Layout = "published"
     """native: features leave at the client's resolution; published: as in published weights."""
     CHANNEL_ORDER: ChannelOrder = "rgb"
     """Colour order of the residual."""
     INPUT: Input = "residual"
-    """residual: clear minus obfuscated; both: that and the obfuscated image; difference: of the network's maps; clear:
-    the clear image alone."""
+    """residual: clear minus obfuscated; both: the residual and the obfuscated image; difference: of the maps of both
+    images; clear: the clear image alone."""
     BOTTLENECK: Annotated[tuple[Channels, Channels, Channels, Channels], BeforeValidator(_for_all_taps)] = (0, 0, 0, 0)
     """Channels that a tap is reduced to before it leaves, from which the server decodes its own; 0: as many as its."""
     EMBEDDING: bool = False
     """Send the network's embedding, mapped to the server's, as a fifth tap."""
     INTERFACE: InterfaceStart = "random"
-    """How the interfaces start: see Client.start_interfaces."""
+    """Start of the interfaces, see Client.start_interfaces."""
     INIT: ConfigPath | None = None
     """Weights of the bare backbone to start from, e.g. a recogniser's."""
     FREEZE_NORMS: bool = False
@@ -86,31 +86,31 @@ class ShuffleConfig(Group):
 
 
 class QuantizeConfig(Group):
-    """Bits of the features that leave."""
+    """Quantisation of the features that leave."""
 
     BITS: Annotated[PerTap, AfterValidator(check_bits)] = (32, 32, 32, 32)
     """1, 2, 4, 8; 32: float32."""
     EMBEDDING_BITS: Annotated[int, AfterValidator(_check_one_width)] = 32
     """Of a value of the embedding, if CLIENT.EMBEDDING sends one."""
     START_EPOCH: NonNegative = 0.0
-    """Epochs, fractions too, before which features are not quantised."""
+    """Epochs (also fractions) before which features are not quantised."""
     RAMP_EPOCHS: NonNegative = 0.0
-    """Epochs over which training goes from plain to quantised features."""
+    """Epochs over which training passes from plain to quantised features."""
     CODING: CodingKind = "packed"
     """How messages hold the codes: packed, or by a range coder with frequencies that the client's file holds."""
 
 
 class PruneConfig(Group):
-    """What of the features does not leave."""
+    """Pruning: the features that do not leave."""
 
     CHANNELS: Annotated[PerTap, AfterValidator(check_shares)] = (0, 0, 0, 0)
     """Share of the channels."""
     VALUES: Annotated[PerTap, AfterValidator(check_shares)] = (0, 0, 0, 0)
     """Share of the other channels' values, smallest first."""
     START_EPOCH: NonNegative = 0.0
-    """Epochs, fractions too, before which everything leaves."""
+    """Epochs (also fractions) before which nothing is pruned."""
     RAMP_EPOCHS: NonNegative = 0.0
-    """Epochs over which the pruned shares grow to their full size."""
+    """Epochs over which the pruned shares grow to their final values."""
 
 
 class DistillationConfig(Group):
@@ -122,7 +122,7 @@ class DistillationConfig(Group):
     MAP_WEIGHT: NonNegative = 0.0
     """Factor of the relative error of the server's maps at the taps."""
     MAP_WEIGHTING: Literal["uniform", "sensitivity"] = "uniform"
-    """What a map's error counts. uniform: the same everywhere; sensitivity: by how much the embedding depends on it."""
+    """Weights of the map errors. uniform: equal; sensitivity: how much the embedding depends on each value."""
     MAP_EPOCHS: NonNegative = 0.0
     """Epochs at the start, fractions too, that minimise the error of the map at the last tap that is sent and nothing
     else; the server is run no further, which is several times as fast."""

@@ -1,4 +1,4 @@
-"""Reading and writing configurations: YAML file + dotted overrides -> a task's schema, all problems reported at once.
+"""Read and write configurations: YAML file + dotted overrides -> a task's schema, all problems reported at once.
 
 Paths in a YAML file are relative to that file; paths given on the command line are relative to the working directory.
 """
@@ -32,7 +32,7 @@ RETIRED = {
     "DIST_URL": "processes are described by torchrun",
     "TEACHER_CACHE": "the recogniser embeds each clear image as it comes: cameras make new images each time",
 }
-"""Keys that mean nothing here any more, and why."""
+"""Keys without effect in this toolkit, and why."""
 RENAMED = {"CLIENT.PICTURE_QUALITY": "CLIENT.IMAGE_QUALITY"}
 """Old name of a key -> the present one."""
 
@@ -62,7 +62,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def _override(values: dict[str, Any], text: str) -> str | None:
-    """Put one `KEY=value` into `values`; returns what is wrong with it, if anything."""
+    """Put one `KEY=value` into `values`; returns a message if something is wrong with it."""
     key, equals, raw = text.partition("=")
     if not equals or not key:
         return f"override {text!r}: expected KEY=value, e.g. NUM_EPOCH=3 or SERVER.NAME=ir_50"
@@ -79,7 +79,7 @@ def _override(values: dict[str, Any], text: str) -> str | None:
 
 
 def _from_here(key: str, value: Any) -> Any:
-    """`value` of `key` with its paths, if any, relative to the working directory; an empty one stays empty."""
+    """Resolve the paths in the `value` of `key`, if any, against the working directory; an empty one stays empty."""
     if isinstance(value, dict):
         return {name: _from_here(f"{key}.{name}", item) for name, item in value.items()}
     if isinstance(value, str) and value and _is_path(key):
@@ -88,7 +88,7 @@ def _from_here(key: str, value: Any) -> Any:
 
 
 def _is_path(key: str) -> bool:
-    """Whether a task's schema has a path under this dotted key."""
+    """Whether the schema of a task has a path under this dotted key."""
     fields = (_fields_beside(schema, key.split(".")) for schema in SCHEMAS.values())
     return any(_holds_path(known[key.rpartition(".")[2]]) for known in fields if key.rpartition(".")[2] in known)
 
@@ -147,7 +147,7 @@ def _has_inner(item: Any, items: list[Any]) -> bool:
 
 
 def _explain(item: Any, task: str) -> str:
-    """One pydantic error in the words of the file: key, value, what was allowed."""
+    """Describe one pydantic error in terms of the file: key, value, what is allowed."""
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return _explain_unknown(item["loc"], task)
@@ -175,10 +175,10 @@ def _explain_unknown(loc: tuple[int | str, ...], task: str) -> str:
 
 
 def as_dict(config: Config) -> dict[str, Any]:
-    """The configuration in YAML's own types."""
+    """Return the configuration in YAML's own types."""
     return config.model_dump(mode="json", by_alias=True)
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration; the file can be used with --config again."""
+    """Write the resolved configuration, which --config accepts again."""
     atomic_write_text(path, yaml.safe_dump(as_dict(config), sort_keys=False))

@@ -13,10 +13,10 @@ from torchkit.util.settings import Group
 
 
 class TrainedRecogniserConfig(Group):
-    """What is trained, beside BACKBONE_NAME."""
+    """The recogniser that is trained, beside its BACKBONE_NAME."""
 
     CHANNEL_ORDER: Literal["auto", ChannelOrder] = "auto"
-    """Colour order it is fed; auto: as its published weights."""
+    """Colour order of its input; auto: as for its published weights."""
 
 
 class RecogniserConfig(EmbeddingConfig):

@@ -1,6 +1,6 @@
-"""What the configurations of all tasks share: where the data are, how a run goes, how an optimiser steps.
+"""The configuration keys that all tasks share: paths, data, run and optimiser.
 
-Keys are spelt as in the YAML file. Each task has a schema of its own: a subclass with what it reads beside this.
+Keys are spelt as in the YAML file. Each task has a schema of its own: a subclass with the keys that only it reads.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class BranchConfig(Group):
     """One branch of training data."""
 
     name: str
-    """Of the set: INDEX_ROOT/name.txt, DATA_ROOT/name/train.rec or another form, see Data/README.md."""
+    """Name of the set: INDEX_ROOT/name.txt, DATA_ROOT/name/train.rec or another form, see Data/README.md."""
     batch_size: Positive = 64
-    """Images of this branch a step, of all processes together."""
+    """Images of this branch in a batch, of all processes together."""
 
 
 class DatasetConfig(BranchConfig):
@@ -38,23 +38,23 @@ class DatasetConfig(BranchConfig):
 
 
 class HeadConfig(Group):
-    """Of the margin heads, beside each branch's scale and margin."""
+    """Settings of all margin heads; each branch has its own scale and margin."""
 
     SAMPLE_RATE: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the identities that takes part in a step; null: 0.1 for PartialFC, 1 for the others."""
+    """Share of the identities that take part in a step; null: 0.1 for PartialFC, 1 for the others."""
 
 
 class ValidationConfig(Group):
     """Validation between epochs."""
 
     EVERY_EPOCHS: Annotated[int, Field(ge=0)] = 0
-    """0: none."""
+    """Epochs between validations; 0: none."""
     DATASETS: Annotated[tuple[str, ...], Field(min_length=1)] = ("lfw",)
     """Sets under VAL_DATA_ROOT."""
 
 
 class Config(Group):
-    """An experiment, whatever its task. What is not said is the paper's recipe; train.yaml explains every key."""
+    """An experiment of any task. The defaults are the paper's recipe; train.yaml explains every key."""
 
     TASK: str
     """A key of torchkit.config.SCHEMAS."""
@@ -127,7 +127,7 @@ class Config(Group):
 
 
 class EmbeddingConfig(Config):
-    """What the tasks share that train embeddings with margin heads."""
+    """The keys of tasks that train embeddings with margin heads."""
 
     DATASETS: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
 

@@ -1,6 +1,6 @@
-"""The client file, which describes a client and what its server needs beside the recogniser.
+"""The client file: a client, and what its server needs beside the recogniser.
 
-It holds the client, its key, the compensation weights and how the server was called, but no weight of the recogniser.
+It holds the client, its key, the compensation weights and the name of the server, but no weight of the recogniser.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLIENT_FILE = Container("client file", "proface-c client")
 
 
 def build_system(file: ClientFile, recogniser: Recogniser, where: str) -> ProFaceC:
-    """Client and server from a client file and a recogniser.
+    """Build client and server from a client file and a recogniser.
 
     Raises:
         ValueError: the file was trained for a server with other maps, is for a phone, or is damaged.
@@ -42,7 +42,7 @@ def build_system(file: ClientFile, recogniser: Recogniser, where: str) -> ProFac
 
 
 def restore_client(file: ClientFile, where: str) -> Client:
-    """The client of a client file alone, in evaluation mode.
+    """Build the client of a client file alone, in evaluation mode.
 
     Raises:
         ValueError: the file is damaged.
@@ -60,7 +60,7 @@ def save_client_file(path: Path, system: ProFaceC, server: ServerReference, trai
 
 
 def save_phone_file(path: Path, client: Client, server: ServerReference, trained_steps: int) -> None:
-    """Write what a phone needs: the client file without compensation weights and the place of the server's weights."""
+    """Write what a phone needs: the client file without compensation weights and the path of the server's weights."""
     phone = replace(server, checkpoint=None)
     _write(path, ClientFile(client.settings, plain_state(client), {}, phone, trained_steps=trained_steps))
 

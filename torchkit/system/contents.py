@@ -1,4 +1,4 @@
-"""What client files hold, whoever wrote them."""
+"""The contents of client files, this project's and published ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torchkit.server.compensation import PUBLISHED
 
 @dataclass(frozen=True)
 class ServerReference:
-    """How the server of a client was called."""
+    """Name and weights of a client's server."""
 
     name: str | None
-    """Name of a network; None: the file does not say (published weights)."""
+    """Name of its network; None: not in the file (published weights)."""
     checkpoint: Path | None
-    """Where its weights lay when the client was trained."""
+    """Path of its weights when the client was trained."""
     channel_order: str = "auto"
 
 

@@ -1,4 +1,4 @@
-"""What a client and its server cost for one face, side by side."""
+"""Measure what a client and its server cost for one face."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class SystemCost:
     """Cost of either party for one face."""
 
     client: Cost
-    """The client's network; a difference of maps runs its backbone twice, which counts twice."""
+    """Cost of the client's network; with INPUT: difference its backbone runs twice, and counts twice."""
     server: Cost
-    """The recogniser with its compensation."""
+    """Cost of the recogniser with its compensation."""
 
     @property
     def client_share(self) -> float:
@@ -33,7 +33,7 @@ class SystemCost:
         return self.client.multiply_adds / self.server.multiply_adds
 
     def warning(self) -> str | None:
-        """What to tell a user whose client does more than half of its server's work; None for a lighter one."""
+        """The warning for a client that does more than half of its server's work; None for a lighter one."""
         if self.client_share <= HEAVY_SHARE:
             return None
         return (
@@ -52,7 +52,7 @@ def recogniser_cost(recogniser: Recogniser) -> Cost:
 def system_cost(system: ProFaceC) -> SystemCost:
     """Measure what client and server cost, on the CPU and in float32.
 
-    The obfuscation and the coding of messages are not part of it, for they run no network.
+    The obfuscation and the coding of messages are not included, since they run no network.
     """
     system = copy.deepcopy(system).cpu().eval()  # what is measured must not change what is trained
     system.client.set_progress(1, 1)  # what is never sent in the end does not count
@@ -64,6 +64,6 @@ def system_cost(system: ProFaceC) -> SystemCost:
 
 
 def _noise(count: int) -> Tensor:
-    """Images (count, 3, 112, 112) uint8, the same each time."""
+    """Return images (count, 3, 112, 112) uint8 of noise, the same in each call."""
     noise = np.random.default_rng(0).integers(0, 256, (count, INPUT_SIZE_PX, INPUT_SIZE_PX, 3), np.uint8)
     return to_batch(list(noise))

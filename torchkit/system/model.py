@@ -25,12 +25,12 @@ class ProFaceC(nn.Module):
         return self.server.recogniser
 
     def features(self, clear: Tensor, obfuscated: Tensor) -> list[Tensor]:
-        """What the client sends beside the obfuscated image: four maps (B, C_i, h_i, w_i)."""
+        """Compute what the client sends beside the obfuscated image: four maps (B, C_i, h_i, w_i)."""
         return self.client(self.client.prepare(clear, obfuscated))
 
     def forward(self, clear: Tensor, obfuscated: Tensor) -> Tensor:
         return self.server(obfuscated, self.features(clear, obfuscated))
 
     def trained_modules(self) -> dict[str, nn.Module]:
-        """What training changes, by the name under which a checkpoint keeps it."""
+        """Return the modules that are trained, by their names in checkpoints."""
         return {"client": self.client, "compensation": self.server.compensation}

@@ -1,12 +1,12 @@
-"""What an observer sees of faces: the one place that makes obfuscated images and features as they leave the client.
+"""Observations, what an observer sees of faces: the one place that makes images and features as they leave the client.
 
     clear image -> augmentation -> obfuscation -> image compression           = obfuscated image, as received
     clear image, obfuscated image -> client -> shuffle, prune, quantise        = features, as they leave
 
-Validation embeds observations, counts their bytes and shows them; an attacker is trained on them. An observation with
-another key than the client's is made of one with it: `undo_shuffle` with the client's shuffles is what a thief of the
-key sees, with those of another client what a wrong guess gives, and `apply_shuffle` after it what a client with
-another key sends.
+Validation embeds observations, counts their bytes and shows them; attackers are trained on them. Observations under
+other keys are derived from the client's: `undo_shuffle` with the client's shuffles gives what a thief of the key sees,
+with those of another client what a wrong guess gives, and `apply_shuffle` after the first what a client with another
+key sends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Shuffles = Mapping[str, BlockChannelShuffle]
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What an observer sees of B faces; what it does not see is None."""
+    """What an observer sees of B faces; parts that it does not see are None."""
 
     images: Tensor
     """(B, 3, 112, 112) uint8 RGB: the obfuscated images, as the server decodes them."""
@@ -44,7 +44,7 @@ class Observation:
     embedding: Tensor | None = None
     """(B, D), unit length."""
     streams: tuple[bytes, ...] | None = None
-    """The WebP streams of lossy images. None for lossless ones, whose pixels say all."""
+    """The WebP streams of lossy images; None for lossless ones, which their pixels determine."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,19 +67,19 @@ class Observation:
         )
 
     def encoded_images(self, quality: int | None) -> list[EncodedImage]:
-        """The images as they were sent; those without a stream are compressed, None: lossless, 0..100: lossy WebP."""
+        """Return the images as sent; those without a stream are compressed, None: lossless, 0..100: lossy WebP."""
         if self.streams is not None:
             return [EncodedImage.read(stream) for stream in self.streams]
         return [EncodedImage.compress(image, quality) for image in channels_last(self.images)]
 
     def payloads(self, encoder: Encoder) -> list[Payload]:
-        """The messages that were observed, as `encoder` writes them."""
+        """Return the messages that were observed, as `encoder` writes them."""
         assert self.features is not None
         return encoder.payloads(self.encoded_images(encoder.client.settings.image_quality), self.features)
 
 
 class ObservedFace(NamedTuple):
-    """A clear image and its obfuscation of each of K kinds or, collated, a batch of B of them."""
+    """A clear image and its obfuscations of K kinds or, collated, a batch of B of them."""
 
     clear: Tensor
     """(3, 112, 112) uint8 RGB."""
@@ -90,10 +90,10 @@ class ObservedFace(NamedTuple):
 
 
 class ObservedFaces(Dataset[ObservedFace]):
-    """Clear images with their obfuscations as they are received; made for the workers of a data loader.
+    """Clear images with their obfuscations as received, computed in the workers of a data loader.
 
-    The hybrid's cells are drawn from the seed and the image's own bytes: every run and every order of images gives
-    the same.
+    The hybrid's cells are drawn from the seed and the image's own bytes, so that they depend neither on the run nor on
+    the order of images.
 
     Args:
         images: (N, 3, 112, 112) uint8 RGB, clear.
@@ -127,7 +127,7 @@ class ObservedFaces(Dataset[ObservedFace]):
 def observe(
     client: Client | None, clear: Tensor, obfuscated: Tensor, streams: Sequence[bytes] | None = None
 ) -> Observation:
-    """What leaves of faces whose images are obfuscated already.
+    """Observe faces whose images are obfuscated already.
 
     Args:
         client: in evaluation mode; None: no features are sent.
@@ -146,11 +146,11 @@ def observe(
 def observe_images(
     system: ProFaceC, images: np.ndarray, kind: str, seed: int, with_embedding: bool = False
 ) -> Observation:
-    """What leaves of clear images under the evaluation settings of one kind of obfuscation, on the system's device.
+    """Observe clear images under the evaluation settings of one kind of obfuscation, on the system's device.
 
     Args:
         system: client and server, in evaluation mode.
-        images: (B, 3, 112, 112) uint8 RGB, clear, see `augmented` for what a camera does to them first.
+        images: (B, 3, 112, 112) uint8 RGB, clear; apply `augmented` first for the effects of a camera.
         kind: of obfuscation.
         seed: of the hybrid.
         with_embedding: whether the observer also knows the server's embedding of the clear images.
@@ -164,7 +164,7 @@ def observe_images(
 
 
 def augmented(images: np.ndarray, camera: Camera, seed: int) -> np.ndarray:
-    """Images (N, 3, 112, 112) uint8 RGB as a camera takes them; what it draws follows from seed and image alone."""
+    """Apply a camera to images (N, 3, 112, 112) uint8 RGB; its draws depend on seed and image alone."""
     taken = np.empty_like(images)
     for place, image in enumerate(images):
         face = np.ascontiguousarray(image.transpose(1, 2, 0))  # (112, 112, 3)
@@ -173,12 +173,12 @@ def augmented(images: np.ndarray, camera: Camera, seed: int) -> np.ndarray:
 
 
 def undo_shuffle(observation: Observation, shuffles: Shuffles) -> Observation:
-    """The observation with the key of `shuffles` undone: the client's features in order if it is the client's key."""
+    """Undo the key of `shuffles`: with the client's key this restores the order of its features."""
     return _permuted(observation, {name: shuffle.restore for name, shuffle in shuffles.items()})
 
 
 def apply_shuffle(observation: Observation, shuffles: Shuffles) -> Observation:
-    """The observation with the key of `shuffles` applied."""
+    """Apply the key of `shuffles`."""
     return _permuted(observation, dict(shuffles.items()))
 
 
@@ -190,5 +190,5 @@ def _permuted(observation: Observation, permutations: Mapping[str, Any]) -> Obse
 
 
 def channels_last(images: Tensor) -> np.ndarray:
-    """Images (B, 3, H, W) uint8 on any device as (B, H, W, 3), contiguous."""
+    """Copy images (B, 3, H, W) uint8 from any device to a contiguous array (B, H, W, 3)."""
     return images.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -13,7 +13,7 @@ from torchkit.system.contents import ClientFile, ServerReference
 
 PUBLISHED_SHAPES = ((64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
 PUBLISHED_BLOCK_PX = 28
-# The published client names its backbone's modules by position; MobileFaceNet here as TFace does.
+# The published client names its backbone's modules by position; this project's MobileFaceNet uses TFace's names.
 PUBLISHED_MODULES = {
     "input_layer": "conv1",
     "body_0": "conv2_dw",
@@ -28,12 +28,12 @@ PUBLISHED_MODULES = {
 
 
 def is_published(contents: Any) -> bool:
-    """Whether what a weight file holds is a published client."""
+    """Whether the contents of a weight file are a published client."""
     return isinstance(contents, dict) and {"weight1", "channel_permutations"} <= set(contents)
 
 
 def parse_published_file(contents: Mapping[str, Tensor], path: Path) -> ClientFile:
-    """A published client: RGB residual, taps resized to the server's maps, key in the first four rows of 784.
+    """Parse a published client: RGB residual, taps resized to the server's maps, key in the first four of 784 rows.
 
     Raises:
         ValueError: an entry is missing or of another form.
@@ -50,7 +50,7 @@ def _parse(state: Mapping[str, Tensor]) -> ClientFile:
         module, _, rest = name.partition(".")
         if module == "client_backbone":
             stage, _, inner = rest.partition(".")
-            if stage != "output_layer":  # makes an embedding that nobody uses
+            if stage != "output_layer":  # it makes an embedding that is not used
                 client[f"backbone.{PUBLISHED_MODULES.get(stage, stage)}.{inner}"] = tensor
         elif module.startswith("interface_"):
             tap = int(module.removeprefix("interface_")) - 1

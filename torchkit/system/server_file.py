@@ -1,4 +1,4 @@
-"""The server file: everything a server needs to understand one client's messages, without the client or its key."""
+"""The server file: everything that a server needs to read one client's messages, without the client or its key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_server_file(
     path: Path, server: CompensatedServer, feature_shapes: Sequence[Shape], fingerprint: bytes,
     coding: Coding | None = None,
 ) -> None:  # fmt: skip
-    """Write recogniser and compensation weights, and which client they understand and how; whole or not at all."""
+    """Write recogniser, compensation and the fingerprint and coding of the client, whole or not at all."""
     contents = {
         "recogniser": server.recogniser.name,
         "channel_order": server.recogniser.channel_order,
@@ -61,7 +61,7 @@ def load_server_file(path: Path) -> Decoder:
 
 
 def _stored_coding(tap: TapCoding) -> dict[str, Any]:
-    """In types that a weight file may hold."""
+    """Convert a coding to types that a weight file may hold."""
     arrays = {"kept": torch.from_numpy(tap.kept.copy()), "frequencies": torch.from_numpy(tap.frequencies.copy()).int()}
     return {"shape": list(tap.shape), "bits": tap.bits, "step": tap.step, **arrays}
 

@@ -1,4 +1,4 @@
-"""A trained system, put together again: a client file, and the weights of its server wherever they are now."""
+"""Load a trained system: a client file, and the weights of its server wherever they are now."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torchkit.system.contents import ServerReference
 from torchkit.system.model import ProFaceC
 
 MODEL_ROOT = Path(__file__).resolve().parents[2] / "model"
-# The server that published client weights were trained with; their files do not say.
+# The server that published client weights were trained with; their files do not name it.
 PUBLISHED_SERVER = "ir_101"
 
 
 def load_system(
     path: Path, server: str | None = None, checkpoint: Path | None = None, channel_order: str | None = None
 ) -> ProFaceC:
-    """Client and server.
+    """Load client and server.
 
     Args:
         path: client file, or published client state dict.
-        server: name of the recogniser; None: as the file says.
+        server: name of the recogniser; None: as in the file.
         checkpoint: the recogniser's weights; None: where `find_checkpoint` finds them.
-        channel_order: colours it is fed; None: as the file says.
+        channel_order: colour order of its input; None: as in the file.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged, or does not fit the other.
@@ -36,7 +36,7 @@ def load_system(
 
 
 def find_server(reference: ServerReference, server: str | None, checkpoint: Path | None) -> tuple[str, Path]:
-    """Name and weights of a client's recogniser: those asked for, else what its file says.
+    """Return name and weights of a client's recogniser: the given ones, else those in its file.
 
     Raises:
         FileNotFoundError: as `find_checkpoint`.
@@ -46,10 +46,10 @@ def find_server(reference: ServerReference, server: str | None, checkpoint: Path
 
 
 def find_checkpoint(reference: ServerReference, server: str) -> Path:
-    """Where the weights of `server` are: as the client file says, else under model/.
+    """Find the weights of `server`: at the path in the client file, else under model/.
 
     Raises:
-        FileNotFoundError: in none of these places.
+        FileNotFoundError: they are in neither place.
     """
     places = []
     if reference.checkpoint is not None and server == reference.name:
