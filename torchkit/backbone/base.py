@@ -19,8 +19,8 @@ NUM_TAPS = 4
 class Backbone(nn.Module):
     """A face network cut at four taps.
 
-    Subclasses name their modules as the published weight files do and say in `segments` how these follow each
-    other. The client reads the maps at the taps, the server compensates them, both through `segments` alone.
+    Subclasses name their modules as the published weight files do and list in `segments` the order in
+    which they run. The client reads the maps at the taps, the server compensates them, both through `segments` alone.
     """
 
     embedding_size: int

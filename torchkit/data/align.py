@@ -1,4 +1,4 @@
-"""Alignment by five points: the similarity transform that brings a face nearest to the ArcFace template.
+"""Align faces by five points: the similarity transform that fits a face best to the ArcFace template.
 
 The template is that of the published recognisers (Deng et al., ArcFace, CVPR 2019), the fit that of Umeyama,
 "Least-squares estimation of transformation parameters between two point patterns", TPAMI 1991.
@@ -16,14 +16,14 @@ TEMPLATE_PX = np.array(
 )
 """(5, 2) x and y in a 112x112 image: eyes, tip of the nose, corners of the mouth; left is the image's left."""
 MIN_SPREAD_PX = 1.0
-"""Root mean square distance of the points from their centre, below which they say nothing about a face."""
+"""Least root mean square distance of the points from their centre; closer points define no face."""
 
 
 def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rotation, scale and shift that bring `source` nearest to `target`, by least squares; never a reflection.
+    """Fit rotation, scale and shift from `source` to `target` by least squares, without reflection.
 
-    With points as complex numbers a similarity is w = a z + b. Umeyama's solution is in two dimensions that of this
-    linear regression: a = sum conj(z - z0) (w - w0) / sum |z - z0|^2 and b = w0 - a z0, with z0 and w0 the means.
+    With points as complex numbers, a similarity is w = a z + b. In two dimensions Umeyama's solution is this linear
+    regression: a = sum conj(z - z0) (w - w0) / sum |z - z0|^2 and b = w0 - a z0, with z0 and w0 the means.
 
     Args:
         source: (N, 2) points in pixels, x and y.
@@ -33,7 +33,7 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
         (2, 3) float64 matrix M: target is about source @ M[:, :2].T + M[:, 2].
 
     Raises:
-        ValueError: a value is not finite, or the points lie in one place.
+        ValueError: a value is not finite, or the points coincide.
     """
     if not (np.isfinite(source).all() and np.isfinite(target).all()):
         raise ValueError("a coordinate is not finite")
@@ -49,9 +49,9 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align_face(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Cut out a face so that its five points lie on the template; what is outside the image becomes black.
+    """Cut out a face so that its five points lie on the template; pixels outside the image become black.
 
-    Bilinear, as the published recognisers' training data were made.
+    Bilinear, like the training data of the published recognisers.
 
     Args:
         image: (H, W, 3) uint8.
@@ -61,7 +61,7 @@ def align_face(image: np.ndarray, points: np.ndarray) -> np.ndarray:
         (112, 112, 3) uint8, colours in the order of `image`.
 
     Raises:
-        ValueError: points that are not finite or lie in one place, or a face that lies outside the image.
+        ValueError: points that are not finite or coincide, or a face outside the image.
     """
     matrix = fit_similarity(points, TEMPLATE_PX)
     height, width = image.shape[:2]

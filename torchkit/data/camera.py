@@ -1,4 +1,4 @@
-"""What a camera does to a face before a client sees it: light, slight misalignment, JPEG. On 8-bit images."""
+"""Simulate a camera on 8-bit images, before the client sees them: light, slight misalignment, JPEG."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torchkit.util.settings import UPPER_CASE_KEYS, Share
 
 @dataclass(frozen=True, config=UPPER_CASE_KEYS)
 class Camera:
-    """Changes faces at random; every range includes both ends."""
+    """Change faces at random; every range includes both ends."""
 
     share: Share = 0.0
-    """Of the faces that are changed; the others stay as they are."""
+    """Share of the faces that are changed; the others stay as they are."""
     brightness: tuple[float, float] = (0.5, 2.0)
-    """Factors of the pixel values, (1, 1) for none; drawn evenly in their logarithm."""
+    """Range of the factor of the pixel values, drawn log-uniformly; (1, 1): none."""
     shift_px: Annotated[int, Field(ge=0, le=INPUT_SIZE_PX // 4)] = 6
-    """Largest shift along either axis, in whole pixels; what comes in at the edge is mirrored."""
+    """Largest shift along either axis, in whole pixels; the edge is mirrored."""
     jpeg_quality: tuple[int, int] | None = (20, 95)
-    """Of JPEG, 0..100; None: not compressed."""
+    """Range of the JPEG quality, 0..100; None: not compressed."""
 
     @field_validator("brightness")
     @classmethod
@@ -57,16 +57,16 @@ CAMERAS = {
     "shift": Camera(share=1, brightness=(1, 1), shift_px=6, jpeg_quality=None),
     "light": Camera(share=1, brightness=(0.5, 2), shift_px=0, jpeg_quality=None),
 }
-"""What validation asks: strong compression, alignment that is off by up to 6 pixels, half to double the light."""
+"""The cameras of validation: strong compression, misalignment by up to 6 pixels, half to double the light."""
 
 
 def brightened(image: np.ndarray, factor: float) -> np.ndarray:
-    """Pixel values times `factor`, rounded, and clipped as a sensor clips."""
+    """Multiply pixel values by `factor`, round and clip."""
     return cv2.convertScaleAbs(image, alpha=factor)
 
 
 def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
-    """The image moved by whole pixels; its edge pixels stand as mirrors for what comes in."""
+    """Shift the image by whole pixels; mirror it at its edge."""
     height, width = image.shape[:2]
     margin = max(abs(down), abs(right))
     padded = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REFLECT_101)
@@ -75,7 +75,7 @@ def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
 
 
 def recompressed(image: np.ndarray, quality: int) -> np.ndarray:
-    """The image (RGB) after JPEG of `quality` 0..100 and back."""
+    """Compress the image (RGB) to JPEG of `quality` 0..100, and decode it."""
     _, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert decoded is not None

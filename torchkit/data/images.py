@@ -1,4 +1,4 @@
-"""Image files that come from elsewhere: whole or not at all."""
+"""Read and check image files, and write JPEGs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from torchkit.util.pixels import decode_image, decode_rgb
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""Of files that count as images, in lower case."""
+"""Extensions of image files, in lower case."""
 JPEG_OPTIONS = (
     cv2.IMWRITE_JPEG_QUALITY, 95,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -18,7 +18,7 @@ JPEG_OPTIONS = (
 
 
 def read_bytes(path: Path, name: str) -> bytes:
-    """The bytes of an image file; `name` is how messages call it.
+    """Read the bytes of an image file; `name` is its name in messages.
 
     Raises:
         FileNotFoundError: it cannot be read.
@@ -30,9 +30,9 @@ def read_bytes(path: Path, name: str) -> bytes:
 
 
 def check_whole(data: bytes, name: str) -> None:
-    """Make sure that the end of an encoded image is there.
+    """Check that an encoded image is complete.
 
-    OpenCV fills what is missing of a torn JPEG with grey, in some versions without an error.
+    OpenCV fills the missing part of a torn JPEG with grey, in some versions without an error.
 
     Raises:
         ValueError: it is empty or cut off; the message begins with `name`.
@@ -44,14 +44,14 @@ def check_whole(data: bytes, name: str) -> None:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether the last scan of a JPEG, or the chunks of a PNG, have no end."""
+    """Whether a JPEG or PNG lacks its end marker."""
     if data.startswith(b"\xff\xd8"):  # neither marker occurs inside a scan
         return data.rfind(b"\xff\xd9") < max(data.rfind(b"\xff\xda"), 2)
     return data.startswith(b"\x89PNG") and b"IEND" not in data
 
 
 def read_image(path: Path, name: str) -> np.ndarray:
-    """An image of any size, (H, W, 3) uint8 RGB.
+    """Read an image of any size as (H, W, 3) uint8 RGB.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be read or decoded; the message begins with `name`.
@@ -65,7 +65,7 @@ def read_image(path: Path, name: str) -> np.ndarray:
 
 
 def read_face(path: Path, name: str) -> np.ndarray:
-    """An aligned face, (112, 112, 3) uint8 RGB.
+    """Read an aligned face as (112, 112, 3) uint8 RGB.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be read or decoded, or is not 112x112; the message begins with `name`.
@@ -74,7 +74,7 @@ def read_face(path: Path, name: str) -> np.ndarray:
 
 
 def decode_face(data: bytes, name: str) -> np.ndarray:
-    """An aligned face of its encoded image, (112, 112, 3) uint8 RGB.
+    """Decode an aligned face to (112, 112, 3) uint8 RGB.
 
     Raises:
         ValueError: it is cut off, cannot be decoded, or is not 112x112; the message begins with `name`.
@@ -84,7 +84,7 @@ def decode_face(data: bytes, name: str) -> np.ndarray:
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 RGB -> a JPEG of quality 95, colours at full resolution."""
+    """Encode (H, W, 3) uint8 RGB as a JPEG of quality 95, with colours at full resolution."""
     done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), JPEG_OPTIONS)
     assert done
     return data.tobytes()

@@ -1,12 +1,12 @@
-"""Lists of pairs: reading LFW's format and `path path same`, and drawing balanced ones.
+"""Read lists of pairs, in LFW's format or as `path path same`, and draw balanced ones.
 
-LFW's format (`pairs.txt`): the first line has the counts, `10 300` (ten folds, each with 300 pairs of one person and
+LFW's format (`pairs.txt`): the first line holds counts, `10 300` (ten folds, each with 300 pairs of one person and
 300 of two) or `1100` (1100 of each, no folds). Then a line for each pair: `name n1 n2` for images n1 and n2 of one
 person, or `name1 n1 name2 n2` for two; image n of `name` is `name/name_000n.jpg` (or .jpeg, .png).
 
 `path path same`: a line for each pair, `same` being 1 or 0, and no line of counts. Folds are contiguous tenths.
 
-Columns stand between tabs, or between spaces where a line has no tab.
+Columns are separated by tabs, or by spaces in a line without tabs.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Pair:
 
 
 def read_pairs(file: Path, root: Path, report: Report = stop) -> list[Pair]:
-    """Pairs of a list in LFW's format, or of `path path same` lines.
+    """Read a list of pairs in LFW's format, or of `path path same` lines.
 
     Args:
         file: the list.
         root: folder of the images; in LFW's format it decides their extension.
-        report: told of each line that is wrong; by default the first is raised.
+        report: called with the error of each wrong line; by default the first is raised.
 
     Returns:
         The pairs in the order of the lines. Those of an LFW list without folds alternate, one of each kind, so that
@@ -146,8 +146,8 @@ def draw_pairs(labels: np.ndarray, count: int, seed: int) -> list[tuple[int, int
 
     Args:
         labels: (N,) int, whom image i shows.
-        count: how many pairs; a multiple of 20.
-        seed: of the drawing.
+        count: number of pairs, a multiple of 20.
+        seed: of the random draws.
 
     Returns:
         (position, position, same), fold after fold.
@@ -194,7 +194,7 @@ def _different_pairs(people: Sequence[np.ndarray], count: int, rng: np.random.Ge
 
 
 def _take_turns(sizes: Sequence[int], count: int, rng: np.random.Generator, what: str) -> list[tuple[int, int]]:
-    """`count` distinct (cell, number below the cell's size): one of each cell, then a second of each, and so on."""
+    """Draw `count` distinct (cell, number below the cell's size): one of each cell, then a second, and so on."""
     if sum(sizes) < count:
         raise ValueError(f"{count} {what} are wanted, but there are only {sum(sizes)}; ask for fewer or hold out more")
     taken: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Errors in data: raised at once when data are loaded, collected when they are verified."""
+"""Report errors in data: raised when data are loaded, collected when they are verified."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 Report = Callable[[Exception], None]
-"""Told of an error that concerns one line, row or file, after which the others can still be looked at."""
+"""Called with an error of one line, row or file, after which the others can still be checked."""
 T = TypeVar("T")
 
 
 def stop(error: Exception) -> None:
-    """The `Report` of loading: the first error ends it."""
+    """Raise the error: the `Report` of loading."""
     raise error
 
 
 def attempt(report: Report, work: Callable[[], T]) -> T | None:
-    """What `work` returns, or None after its error was reported."""
+    """Return the result of `work`, or None after reporting its error."""
     try:
         return work()
     except (ValueError, OSError) as error:

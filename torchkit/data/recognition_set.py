@@ -1,4 +1,4 @@
-"""Training samples of a recogniser: clear images, half of them mirrored. Runs in the data-loader's workers."""
+"""Training samples of a recogniser: clear images, half of them mirrored; made in the data loader's workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples make a batch. A function of seed, epoch and step, so that a run can resume at any step.
+"""Choose the samples of a batch by seed, epoch and step, so that a run can resume at any step.
 
 Where several processes train together, each takes its part of the batch that one process would take.
 """
@@ -15,20 +15,20 @@ from torchkit.util.seeding import stream
 
 
 class BranchBatchSampler(Sampler[list[SampleKey]]):
-    """Batches that join a fixed number of samples of each branch, branch after branch.
+    """Batches with a fixed number of samples of each branch, branch after branch.
 
-    An epoch lasts until the branch that needs most steps has been seen once (its last, partial batch is left out:
-    batch norms need full ones); shorter branches start over in a new order.
+    An epoch lasts until the branch that needs most steps has been seen once, without its last, partial batch (batch
+    norms need full ones); shorter branches start over in a new order.
 
     Args:
         sizes: images in each branch.
         batch_sizes: samples of each branch in a batch, of all processes together.
         seed: seed of the order.
         rank: this process, from 0; its sample i is sample i * processes + rank of the batch.
-        processes: among which a batch is shared out.
+        processes: number of processes that a batch is split over.
 
     Raises:
-        ValueError: a branch that is smaller than its share of a batch, or one that cannot be shared out evenly.
+        ValueError: a branch that is smaller than its share of a batch, or a share that cannot be split evenly.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class BranchBatchSampler(Sampler[list[SampleKey]]):
             for branch, size in enumerate(self.batch_sizes):
                 for draw in range(step * size, (step + 1) * size):
                     batch.append(SampleKey(branch, epoch, draw, int(orders[branch][draw])))
-            yield batch[self.rank :: self.processes]  # of each branch as many: its share is a multiple
+            yield batch[self.rank :: self.processes]  # equally many of each branch, since its share is a multiple
 
     def _order(self, branch: int, epoch: int) -> np.ndarray:
         """Positions in the order in which an epoch draws them; repeated with a new order as often as needed."""

@@ -1,4 +1,4 @@
-"""Text files that people write or copy: lines whose numbers messages can name, and paths that stay in their folder."""
+"""Read text files line by line, with line numbers for messages, and check that paths stay in their folder."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-"""All but tab and line end; in a list of names they are damage."""
+"""All control characters but tab and line end; in a list of names they indicate damage."""
 SUSPICIOUS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f:]|\.\.|^[/\\]", re.MULTILINE)
-"""A control character, or what paths have that lead out of a folder, see `check_inside`."""
+"""A control character, or a part of paths that leave their folder, see `check_inside`."""
 BLOCK_BYTES = 1 << 17
 
 
 def read_lines(file: Path, what: str, form: str) -> list[str]:
-    """The lines of `iterate_lines` in a list; line n of the file is item n - 1."""
+    """Return the lines of `iterate_lines` as a list; line n of the file is item n - 1."""
     return list(iterate_lines(file, what, form))
 
 
 def iterate_lines(file: Path, what: str, form: str) -> Iterator[str]:
-    """Lines of a UTF-8 file, one by one, without line ends: a long file is never held as a whole.
+    """Iterate over the lines of a UTF-8 file, without line ends and without holding a long file in memory.
 
-    A byte order mark, Windows line ends and blank lines at the end do not matter.
+    A byte order mark, Windows line ends and blank lines at the end are ignored.
 
     Args:
         file: the file.
-        what: how messages call it, e.g. "list of pairs".
-        form: what a line holds, for messages.
+        what: name of the file's kind in messages, e.g. "list of pairs".
+        form: contents of a line, for messages.
 
     Raises:
         FileNotFoundError: no such file.
@@ -39,10 +39,10 @@ def iterate_lines(file: Path, what: str, form: str) -> Iterator[str]:
 
 
 def iterate_blocks(file: Path, what: str, form: str) -> Iterator[tuple[int, bytes]]:
-    """`iterate_lines` of lines that are not looked at yet: whole ones, many at once, each ended by a line feed.
+    """Like `iterate_lines`, but in blocks of many complete, undecoded lines, each ended by a line feed.
 
     Yields:
-        The first line's number, from 1 up, and the lines; neither a byte order mark nor the blank lines at the end.
+        The number of the first line (from 1), and the lines, without byte order mark and blank lines at the end.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{what} not found: {file}")
@@ -54,7 +54,7 @@ def iterate_blocks(file: Path, what: str, form: str) -> Iterator[tuple[int, byte
             block = blank + block.removesuffix(b"\n") + b"\n"
             text_end = len(block.rstrip(b" \t\r\n"))
             end = block.index(b"\n", text_end) + 1 if text_end else 0
-            blank = block[end:]  # of the lines at the end, or between this block and the next
+            blank = block[end:]  # blank lines at the end, or between this block and the next
             if end:
                 yield first, block[:end]
                 first += block.count(b"\n", 0, end)
@@ -63,7 +63,7 @@ def iterate_blocks(file: Path, what: str, form: str) -> Iterator[tuple[int, byte
 
 
 def decode_lines(block: bytes, file: Path, first: int) -> Iterator[str]:
-    """Lines of a block of `iterate_blocks`, without line ends.
+    """Decode the lines of a block of `iterate_blocks`, without line ends.
 
     Raises:
         ValueError: not UTF-8 or a control character; the message names `file` and the line.
@@ -82,15 +82,15 @@ def decode_lines(block: bytes, file: Path, first: int) -> Iterator[str]:
 
 
 def match_lines(pattern: re.Pattern[bytes], block: bytes) -> list[tuple[bytes, ...]] | None:
-    """The columns of a block of `iterate_blocks`, many times faster than line by line.
+    """Split a block of `iterate_blocks` into columns, many times faster than line by line.
 
     Args:
-        pattern: a group for each column, two at least, and one byte behind each: between columns, and the line feed.
+        pattern: a group for each column, at least two, and one byte after each: a separator or the line feed.
         block: the lines.
 
     Returns:
-        The columns of each line; None if one has another form, is not UTF-8, has a control character, or may name a
-        path that leads out of a folder. Then the lines are to be looked at one by one.
+        The columns of each line; None if a line has another form, is not UTF-8, has a control character, or may name a
+        path that leaves its folder. Then the lines must be checked one by one.
     """
     block = block.replace(b"\r\n", b"\n")
     matches = pattern.findall(block)
@@ -105,12 +105,12 @@ def match_lines(pattern: re.Pattern[bytes], block: bytes) -> list[tuple[bytes, .
 
 
 def fields(line: str) -> list[str]:
-    """The columns of a line: between tabs if it has any (so that names may hold spaces), else between spaces."""
+    """Split a line into columns: at tabs if it has any (so that names may contain spaces), else at spaces."""
     return [field.strip() for field in line.split("\t")] if "\t" in line.strip() else line.split()
 
 
 def check_inside(path: str, where: str) -> None:
-    """Make sure that a path from a list cannot leave the folder that it is relative to, on any system.
+    """Check that a path from a list cannot leave its folder, on any system.
 
     Raises:
         ValueError: absolute, with a drive, or with `..`; the message begins with `where`.

@@ -1,4 +1,4 @@
-"""Training samples: decode, flip, obfuscate. Runs in the data-loader's workers, on 8-bit images."""
+"""Training samples: decode, flip and obfuscate 8-bit images, in the data loader's workers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from torchkit.util.seeding import stream
 
 
 class SampleKey(NamedTuple):
-    """Names a sample and, with the run's seed, everything random about it."""
+    """The key of a sample; with the run's seed it determines everything random about it."""
 
     branch: int
     epoch: int
     draw: int
-    """Which draw of the branch in this epoch; tells repetitions of an image apart."""
+    """Number of the draw within the branch and epoch, which distinguishes repetitions of an image."""
     position: int
-    """Of the image in the index, from 0."""
+    """Position of the image in the index, from 0."""
 
 
 class Sample(NamedTuple):
@@ -43,15 +43,15 @@ class Sample(NamedTuple):
 class TrainingSet(Dataset[Sample]):
     """Samples of several indices ("branches"), addressed by `SampleKey`.
 
-    What is random about a sample follows from the seed and its key alone, not from the worker that makes it: the
-    number of workers does not matter, and a resumed run sees what an uninterrupted one does.
+    Everything random about a sample is determined by the seed and its key, not by the worker: the number of workers
+    does not matter, and a resumed run sees the same samples as an uninterrupted one.
 
     Args:
         branches: the images.
         sampler: draws the obfuscations.
         seed: of the run.
         quality: of the obfuscated image as it is sent: None lossless, 0..100 lossy WebP.
-        camera: what happens to an image before the client sees it; None: nothing.
+        camera: changes an image before the client sees it; None: no change.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TrainingSet(Dataset[Sample]):
 
 
 def sample_batches(dataset: TrainingSet, epoch: int, images: int, batch_size: int = 64) -> Iterator[Sample]:
-    """Batches of samples as `epoch` would draw them, of up to `images` images evenly spread over each branch."""
+    """Iterate over batches of the samples of `epoch`, of up to `images` images evenly spread over each branch."""
     keys = []
     for branch, index in enumerate(dataset.branches):
         count = min(images, len(index))
@@ -85,7 +85,7 @@ def sample_batches(dataset: TrainingSet, epoch: int, images: int, batch_size: in
 
 
 def as_received(obfuscated: np.ndarray, quality: int | None) -> np.ndarray:
-    """The obfuscated image (112, 112, 3) uint8 RGB that the server gets, against which the residual is taken."""
+    """Return the obfuscated image (112, 112, 3) uint8 RGB as the server decodes it, which the residual refers to."""
     return obfuscated if quality is None else EncodedImage.compress(obfuscated, quality).pixels
 
 
@@ -94,15 +94,15 @@ def _tensor(image: np.ndarray) -> Tensor:
 
 
 def make_loader(dataset: Dataset[Any], num_workers: int, device: torch.device, **options: Any) -> DataLoader[Any]:
-    """A data loader whose workers use one thread each: they share the processor already.
+    """Make a data loader whose workers use one thread each, since they share the processor already.
 
-    PyTorch's threads are set to one in each worker by its DataLoader. OpenCV's are ended here, not in the workers:
-    after a fork they cannot be, a worker would wait for ever.
+    PyTorch's DataLoader sets its own threads to one in each worker. OpenCV's threads are ended here: ending them in a
+    worker, after the fork, would block for ever.
 
     Args:
         dataset: what to load.
-        num_workers: processes; 0: this one loads.
-        device: where batches will go.
+        num_workers: number of processes; 0: load in this one.
+        device: destination of the batches.
         options: of DataLoader.
     """
     if num_workers:

@@ -1,4 +1,4 @@
-"""Training sets, in the forms they come in. `read_index` finds a set by its name.
+"""Training sets in all supported forms; `read_index` finds a set by its name.
 
 | looked for | form |
 |---|---|
@@ -8,9 +8,9 @@
 | `DATA_ROOT/NAME/*.tfrecord` | TFRecord files whose records have labels |
 | `DATA_ROOT/NAME/PERSON/` | images in a folder for each person |
 
-An index says where its images are: beside one, TFRecord files and folders of that name are its own. Folders beside
-train.rec are InsightFace's validation sets, and those beside TFRecord files do not count either. Any other two forms of
-one name are an error, for nobody could tell which is meant. Nothing in a file is executed.
+An index names its images: TFRecord files and folders of the same name belong to it. Folders beside train.rec are
+InsightFace's validation sets, and folders beside TFRecord files are ignored too. Any other two forms of one name are an
+error, since they are ambiguous. Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ __all__ = [
 
 REC_NAME, PROPERTY_NAME = "train.rec", "property"
 Form = tuple[Path, Callable[[], Index]]
-"""What was found, and how it is read."""
+"""A file or folder of the set, and the function that reads it."""
 
 
 def read_index(index_root: Path, data_root: Path, name: str) -> Index:
-    """Read the training set `name`, in whatever form it is there.
+    """Read the training set `name` in whichever form exists.
 
     Raises:
-        FileNotFoundError: it is there in no form, or a folder or file is missing that it needs.
-        ValueError: it is there in two forms, or a file does not hold what its form says.
+        FileNotFoundError: the set exists in no form, or lacks a folder or file.
+        ValueError: the set exists in two forms, or a file does not have the content of its form.
     """
     looked_for = f"{index_root / name}.txt or {name}_000.txt and so on (an index; INDEX_ROOT = {index_root})"
     forms = _texts(index_root, data_root, name) + _records(data_root, name)
@@ -57,7 +57,7 @@ def read_index(index_root: Path, data_root: Path, name: str) -> Index:
 
 
 def read_records_or_folders(data_root: Path, name: str) -> Index:
-    """`read_index` of a set that has no index."""
+    """Read a set that has no index, like `read_index`."""
     return _read_only_form(_records(data_root, name), data_root, name)
 
 

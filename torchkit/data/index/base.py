@@ -1,4 +1,4 @@
-"""What all forms of a training set share: labels, and images that are read by their position."""
+"""The interface of training sets in all forms: labels, and images by their position."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torchkit.data.index.record_file import RecordFile
 
 MAX_LABEL = 10**9 - 1
 ImageReader = Callable[[RecordFile, int, str], bytes]
-"""Reads the encoded image of the record at an offset; the last argument is how messages call it."""
+"""(file, offset, name in messages) -> the encoded image of the record there."""
 
 
 class Index(ABC):
     """A training set's images and identities.
 
-    Everything that grows with the number of images is a NumPy array: a forked worker reads its parent's memory. Of a
-    list of Python objects it would come to own a copy, because looking at an object counts a reference in it.
+    Everything that grows with the number of images is a NumPy array, which forked workers share with their parent.
+    Lists of Python objects would be copied into each worker, because reading an object changes its reference count.
 
     Args:
-        file: what the set was found as: an index, a record file or a folder.
+        file: the index, record file or folder of the set.
         labels: (N,) int64, every label 0..num_classes-1 present.
     """
 
@@ -38,14 +38,14 @@ class Index(ABC):
 
     @abstractmethod
     def describe(self, position: int) -> str:
-        """How messages call the image at `position`: file, and line or offset."""
+        """Name the image at `position` for messages: file, and line or offset."""
 
     @abstractmethod
     def source(self, position: int) -> Callable[[], bytes]:
-        """Reads the encoded image at `position`; can be pickled, and is small."""
+        """Return a function that reads the encoded image at `position`; it is small and can be pickled."""
 
     def read(self, position: int) -> np.ndarray:
-        """The image at `position`, (112, 112, 3) uint8 RGB.
+        """Read the image at `position` as (112, 112, 3) uint8 RGB.
 
         Raises:
             FileNotFoundError, ValueError: it cannot be read or decoded, is cut off or not 112x112; the message begins
@@ -55,11 +55,11 @@ class Index(ABC):
 
 
 class Lines:
-    """Which line of which index file a position is: the files' lines follow each other.
+    """Map positions to lines of index files, which follow each other.
 
     Args:
         files: the index files.
-        counts: lines of each.
+        counts: number of lines of each.
     """
 
     def __init__(self, files: Sequence[Path], counts: Sequence[int]) -> None:
@@ -67,7 +67,7 @@ class Lines:
         self._ends = np.cumsum(counts)
 
     def describe(self, position: int) -> str:
-        """`file, line n`, lines from 1 up."""
+        """Return `file, line n`; lines count from 1."""
         k = int(np.searchsorted(self._ends, position, side="right"))
         return f"{self.files[k]}, line {position + 1 - int(self._ends[k - 1] if k else 0)}"
 
@@ -131,7 +131,7 @@ class RecordIndex(Index):
 
 
 def check_labels(labels: np.ndarray, where: object) -> None:
-    """Make sure that no identity is missing.
+    """Check that no identity is missing.
 
     Raises:
         ValueError: a gap in the labels; the message begins with `where`.
@@ -145,7 +145,7 @@ def check_labels(labels: np.ndarray, where: object) -> None:
 
 
 def missing_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels below the largest one that do not occur; of a long gap the first."""
+    """Return labels below the largest one that do not occur; of a long gap, the first ones."""
     present = np.unique(labels)
     after = np.concatenate([[-1], present[:-1]]) + 1
     return after[after != present]

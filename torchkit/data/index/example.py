@@ -1,4 +1,4 @@
-"""tf.train.Example messages, as far as a set of images needs them.
+"""Parse tf.train.Example messages, as far as a set of images needs it.
 
 The wire format of protocol buffers is a row of fields: a number `field << 3 | type`, then a number (type 0), eight
 bytes (1), a length and as many bytes (2) or four bytes (5). Numbers are "varints": seven bits a byte, the lowest first,
@@ -20,10 +20,10 @@ Field = tuple[int, int | memoryview]
 
 
 def bytes_feature(example: bytes, name: str) -> bytes:
-    """The only value of the bytes feature `name`.
+    """Return the only value of the bytes feature `name`.
 
     Raises:
-        ValueError: no Example, no such feature, one of another type, or not one value.
+        ValueError: not an Example, no such feature, one of another type, or not one value.
     """
     values = [bytes(value) for value in _values(example, name, BYTES_LIST) if isinstance(value, memoryview)]
     if len(values) != 1:
@@ -32,10 +32,10 @@ def bytes_feature(example: bytes, name: str) -> bytes:
 
 
 def int64_feature(example: bytes, name: str) -> int:
-    """The only value of the int64 feature `name`.
+    """Return the only value of the int64 feature `name`.
 
     Raises:
-        ValueError: no Example, no such feature, one of another type, or not one value.
+        ValueError: not an Example, no such feature, one of another type, or not one value.
     """
     values: list[int] = []
     for value in _values(example, name, INT64_LIST):
@@ -46,7 +46,7 @@ def int64_feature(example: bytes, name: str) -> int:
 
 
 def _values(example: bytes, name: str, kind: int) -> Iterator[int | memoryview]:
-    """Fields of the values in the list of type `kind` that the feature holds."""
+    """Iterate over the values in the feature's list of type `kind`."""
     names = set()
     feature: memoryview | None = None
     for entry in (entry for features in _submessages(example, 1) for entry in _submessages(features, 1)):
@@ -95,7 +95,7 @@ def _packed_numbers(data: memoryview) -> list[int]:
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """The number at `position`, below 2^64, and where it ends."""
+    """Read the number at `position`, below 2^64; return it and the position after it."""
     value = 0
     for k, byte in enumerate(data[position : position + MAX_VARINT_BYTES]):
         value |= (byte & 0x7F) << (7 * k)

@@ -1,4 +1,4 @@
-"""A folder for each person, without an index."""
+"""Training sets without an index: a folder for each person."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torchkit.data.index.packed import StringPacker
 
 
 def read_identity_folders(root: Path) -> ImageIndex:
-    """The images in the folders under `root`; labels are those of the folders' names in order, images too.
+    """Read the images in the folders under `root`, sorted by name; label k is the k-th folder.
 
-    Hidden files and folders, and files that are no images, do not count.
+    Hidden files and folders, and files that are not images, are ignored.
 
     Raises:
         ValueError: a person's folder without an image.
@@ -36,7 +36,7 @@ def read_identity_folders(root: Path) -> ImageIndex:
 
 
 def find_people(root: Path) -> list[str]:
-    """Names of the folders under `root`, in order; none if `root` is no folder."""
+    """List the names of the folders under `root`, sorted; none if `root` is not a folder."""
     if not root.is_dir():
         return []
     with os.scandir(root) as entries:
@@ -44,7 +44,7 @@ def find_people(root: Path) -> list[str]:
 
 
 def _images(folder: Path) -> list[str]:
-    """Paths below `folder`, at any depth."""
+    """List the images below `folder`, at any depth, relative to it."""
     paths = []
     for top, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

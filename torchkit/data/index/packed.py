@@ -1,4 +1,4 @@
-"""Many strings in two arrays."""
+"""Store many strings in two arrays."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ENCODING = ("utf-8", "surrogateescape")  # file names need not be UTF-8
 
 
 class PackedStrings:
-    """Strings that take the bytes of their text and eight more each, and that no forked worker copies.
+    """Strings in two arrays: eight bytes more than the text of each, and no copies in forked workers.
 
     Args:
-        data: (bytes of all,) uint8, the strings behind each other in UTF-8.
+        data: (total bytes,) uint8, the strings one after the other in UTF-8.
         ends: (N,) uint64, where each ends in `data`.
     """
 

@@ -1,4 +1,4 @@
-"""Files that are read at offsets, by any number of processes at once."""
+"""Read files at offsets, from any number of processes at once."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from functools import lru_cache
 from pathlib import Path
 
 OPEN_FILES = 64
-"""Kept open by a process: sets may have more shards than the system allows open files."""
+"""Most files that a process keeps open: sets may have more shards than the system allows."""
 MAX_RECORD_BYTES = 1 << 24
-"""No image of 112x112 pixels takes as much."""
+"""More than any image of 112x112 pixels takes."""
 
 
 class RecordFile:
     """A file of records.
 
-    It is opened when it is first read. A forked worker may go on with the descriptor of its parent: reads are told
-    their offset and move no shared position.
+    It is opened when it is first read. A forked worker may keep using the descriptor of its parent: reads take an
+    offset and move no shared position.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def size(self, name: str) -> int:
-        """Bytes of the file.
+        """Return the number of bytes of the file.
 
         Raises:
             FileNotFoundError: it cannot be read; the message begins with `name`.
@@ -34,7 +34,7 @@ class RecordFile:
             raise _unreadable(self.path, name, error) from None
 
     def read(self, offset: int, count: int, name: str) -> bytes:
-        """`count` bytes from `offset` on.
+        """Read `count` bytes from `offset` on.
 
         Raises:
             FileNotFoundError: the file cannot be read; the message begins with `name`.

@@ -1,4 +1,4 @@
-"""MXNet's RecordIO files, as InsightFace distributes them: train.rec, train.idx and property.
+"""Read MXNet's RecordIO files, as InsightFace distributes them: train.rec, train.idx and property.
 
 A record begins at a multiple of four bytes: magic 0xced7230a, then a flag (3 bits) and a length (29 bits), then the
 payload, padded to four bytes. Flag 0 is a whole record; where the magic itself stands in a payload at a multiple of
@@ -35,14 +35,14 @@ PART = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
 LABEL = struct.Struct("<f")
 MAX_LABEL = 1 << 24
-"""From here on float32 does not tell whole numbers apart."""
+"""From here on, float32 does not represent every whole number."""
 SCAN_ROWS = 1 << 18
 IDX_LINE = re.compile(rb"([0-9]{1,18})[\t ]([0-9]{1,18})\n")
 DAMAGED = "the file is damaged or belongs to another train.idx: copy both again"
 
 
 def read_record(file: RecordFile, offset: int, name: str) -> bytes:
-    """The payload of the record that begins at `offset`; `name` is how messages call it.
+    """Read the payload of the record at `offset`; `name` is its name in messages.
 
     Raises:
         FileNotFoundError: the file cannot be read.
@@ -69,10 +69,10 @@ def read_record(file: RecordFile, offset: int, name: str) -> bytes:
 
 
 def read_image(file: RecordFile, offset: int, name: str) -> bytes:
-    """The encoded image in the record that begins at `offset`; `name` is how messages call it.
+    """Read the encoded image of the record at `offset`; `name` is its name in messages.
 
     Raises:
-        FileNotFoundError, ValueError: as of `read_record`, or the record holds no image.
+        FileNotFoundError, ValueError: as `read_record`, or the record holds no image.
     """
     image = _split(read_record(file, offset, name), name)[1]
     if not image:
@@ -81,7 +81,7 @@ def read_image(file: RecordFile, offset: int, name: str) -> bytes:
 
 
 def _split(payload: bytes, name: str) -> tuple[float, bytes, int]:
-    """Label, encoded image and number of additional labels."""
+    """Split a payload into label, encoded image and number of additional labels."""
     count = HEADER.unpack_from(payload)[0] if len(payload) >= HEADER.size else 0
     start = HEADER.size + 4 * count
     if len(payload) < start:
@@ -95,13 +95,13 @@ def _padded(length: int) -> int:
 
 
 def read_recordio(rec: Path, property_file: Path | None = None) -> RecordIndex:
-    """The images of a RecordIO file, in the order in which they stand in it.
+    """Read the images of a RecordIO file, in the order of the file.
 
-    Reads the head of every record: labels stand nowhere else.
+    Reads the head of every record, since labels are stored nowhere else.
 
     Args:
-        rec: the records; their offsets stand in the file of the same name that ends with .idx.
-        property_file: InsightFace's `property`, checked if it is there.
+        rec: the records; the file of the same name that ends with .idx holds their offsets.
+        property_file: InsightFace's `property`, checked if it exists.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -126,7 +126,7 @@ def read_recordio(rec: Path, property_file: Path | None = None) -> RecordIndex:
 
 
 def _read_idx(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keys, offsets in bytes, and lines from 1 up, in order of the offsets."""
+    """Read keys, offsets in bytes and line numbers (from 1), sorted by offset."""
     form = "a line `key offset` for each record"
     keys, offsets = array("q"), array("Q")
     for first, block in iterate_blocks(file, "index of the RecordIO file", form):
@@ -158,18 +158,18 @@ def _check_distinct(file: Path, values: np.ndarray, what: str) -> None:
 
 @dataclass(frozen=True)
 class _Heads:
-    """What the heads of the records say."""
+    """The contents of the records' heads."""
 
     labels: np.ndarray
     """(N,) float32."""
     has_image: np.ndarray
     """(N,) bool."""
     has_more_labels: np.ndarray
-    """(N,) bool; of InsightFace's record 0 it is true."""
+    """(N,) bool; true for InsightFace's record 0."""
 
 
 class _Scan:
-    """Reads the heads of all records, many at once.
+    """Read the heads of all records, many at once.
 
     Args:
         file: the records.
@@ -212,11 +212,11 @@ class _Scan:
         self.heads.labels[rows] = words[label_at].view(np.float32)
         self.heads.has_image[rows] = image_bytes > 0
         self.heads.has_more_labels[rows] = counts > 0
-        for k in np.flatnonzero(~whole).tolist():  # rare: the magic stands in one image of about a million
+        for k in np.flatnonzero(~whole).tolist():  # rare: about one image in a million contains the magic
             self._read(start + k)
 
     def _read(self, k: int) -> None:
-        """The head of a record in parts."""
+        """Read the head of a record in parts."""
         name = self._describe(k)
         label, image, count = _split(read_record(self.file, int(self.offsets[k]), name), name)
         self.heads.labels[k], self.heads.has_image[k] = label, bool(image)
@@ -231,7 +231,7 @@ class _Scan:
 
 
 def _choose_images(rec: Path, keys: np.ndarray, offsets: np.ndarray, heads: _Heads) -> np.ndarray:
-    """(N,) bool: which records are images, and not InsightFace's record 0 or its people."""
+    """Return (N,) bool: which records are images, rather than InsightFace's record 0 or its people."""
     images = heads.has_image
     zero = np.flatnonzero(keys == 0)
     has_header = zero.size > 0 and bool(heads.has_more_labels[zero[0]]) and not images[zero[0]]

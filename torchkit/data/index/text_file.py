@@ -1,4 +1,4 @@
-"""Index files: text, with a line for each image.
+"""Read and write index files: text with a line for each image.
 
 | line | separated by | the image is |
 |---|---|---|
@@ -61,7 +61,7 @@ def lists_records(file: Path) -> bool:
     """Whether the first line of an index names a record.
 
     Raises:
-        FileNotFoundError, ValueError: as of `iterate_lines`.
+        FileNotFoundError, ValueError: as `iterate_lines`.
     """
     return next(iterate_lines(file, "index", LINE)).count("\t") == 3
 
@@ -99,7 +99,7 @@ def parse_record_line(line: str, file: Path, number: int) -> tuple[str, int, int
 
 
 def shard_path(name: str, number: int) -> str:
-    """Where a TFRecord file of TFace's is under the data folder."""
+    """Return the path of one of TFace's TFRecord files, relative to the data folder."""
     return f"{name}/{name}-{number:05d}.tfrecord"
 
 
@@ -116,10 +116,10 @@ def write_index(file: Path, paths: Sequence[str], labels: Sequence[int]) -> None
 
 
 class Collector(Protocol):
-    """Makes an index of lines."""
+    """Collects lines and makes an index of them."""
 
     pattern: re.Pattern[bytes]
-    """The usual lines."""
+    """Matches regular lines."""
 
     def add(self, line: str, file: Path, number: int) -> None: ...
 
@@ -130,11 +130,11 @@ class Collector(Protocol):
 
 
 def _collect(collector: Collector, block: bytes, file: Path, first: int) -> int:
-    """Add a block of lines; returns how many."""
+    """Add a block of lines; return their number."""
     matches = match_lines(collector.pattern, block)
     if matches is not None:
         collector.extend(matches)
-    else:  # there is something about a line: in this way it is named
+    else:  # a line is irregular: parse line by line, so that an error names it
         for number, line in enumerate(decode_lines(block, file, first), start=first):
             collector.add(line, file, number)
     return block.count(b"\n")

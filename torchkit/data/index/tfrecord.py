@@ -1,4 +1,4 @@
-"""TFRecord files: records one after the other, each a tf.train.Example.
+"""Read TFRecord files: consecutive records, each a tf.train.Example.
 
 A record is its length (uint64), the masked CRC-32C of these eight bytes (uint32), the payload, and the payload's masked
 CRC-32C; all little-endian. Masked is ((crc >> 15 | crc << 17) + 0xa282ead8) mod 2^32.
@@ -29,7 +29,7 @@ DAMAGED = "the file is damaged or the offset wrong: copy it again, with its inde
 
 
 def read_record(file: RecordFile, offset: int, name: str) -> bytes:
-    """The payload of the record that begins at `offset`; `name` is how messages call it.
+    """Read the payload of the record at `offset`; `name` is its name in messages.
 
     Raises:
         FileNotFoundError: the file cannot be read.
@@ -49,10 +49,10 @@ def read_record(file: RecordFile, offset: int, name: str) -> bytes:
 
 
 def read_image(file: RecordFile, offset: int, name: str) -> bytes:
-    """The encoded image in the record that begins at `offset`; `name` is how messages call it.
+    """Read the encoded image of the record at `offset`; `name` is its name in messages.
 
     Raises:
-        FileNotFoundError, ValueError: as of `read_record`, or the record holds no image.
+        FileNotFoundError, ValueError: as `read_record`, or the record holds no image.
     """
     payload = read_record(file, offset, name)
     try:
@@ -67,9 +67,9 @@ def masked_crc(data: bytes) -> int:
 
 
 def read_tfrecord_folder(folder: Path) -> RecordIndex:
-    """All records of the TFRecord files in a folder, with the labels that stand in them.
+    """Read all records of the TFRecord files in a folder, with their labels.
 
-    Reads every file once from its beginning to its end: an index file saves that.
+    Reads every file once from beginning to end; with an index file this is not needed.
 
     Raises:
         ValueError: a file is empty, damaged or cut off, a record has no label, or a gap in the labels.
@@ -95,7 +95,7 @@ def read_tfrecord_folder(folder: Path) -> RecordIndex:
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The TFRecord files in a folder, in order of their names."""
+    """List the TFRecord files in a folder, sorted by name."""
     return sorted(folder.glob("[!.]*.tfrecord"))
 
 

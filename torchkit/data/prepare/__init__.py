@@ -1,1 +1,1 @@
-"""Prepare data from where it comes to what training and evaluation read: python -m torchkit.data.prepare COMMAND."""
+"""Convert data sets to the forms that training and evaluation read: python -m torchkit.data.prepare COMMAND."""

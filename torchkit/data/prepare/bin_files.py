@@ -1,8 +1,8 @@
-"""InsightFace's .bin sets -> bcolz folders, as AdaFace's packages have them.
+"""Convert InsightFace's .bin sets to bcolz folders, as AdaFace's packages have them.
 
     python -m torchkit.data.prepare bin downloads/lfw.bin downloads/agedb_30.bin --out Data/validation
 
-Evaluation reads .bin files as they are; a bcolz folder starts faster, for its images are decoded already. No pickle
+Evaluation reads .bin files directly; a bcolz folder starts faster, since its images are decoded already. No pickle
 is executed. Writes OUT/lfw/ and OUT/lfw_list.npy for lfw.bin.
 """
 

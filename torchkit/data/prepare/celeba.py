@@ -1,24 +1,24 @@
-"""CelebA as it is published -> aligned 112x112 images, indices and pairs, as train.yaml expects them.
+"""Convert CelebA as published to aligned 112x112 images, indices and pairs, as train.yaml expects them.
 
     python -m torchkit.data.prepare celeba --root Data/CelebA
     python -m torchkit.data.prepare celeba --root Data/CelebA --in-the-wild
 
-ROOT holds what the project page offers, unpacked, in its own folders or side by side:
+ROOT holds the unpacked files of the project page, in its folders or side by side:
 
     Img/img_align_celeba/000001.jpg ...     178x218, with Anno/list_landmarks_align_celeba.txt; or, --in-the-wild,
     Img/img_celeba/000001.jpg ...           the originals,   with Anno/list_landmarks_celeba.txt (sharper faces)
     Anno/identity_CelebA.txt                who it is
     Eval/list_eval_partition.txt            0 training, 1 validation, 2 test
 
-Kaggle's copy does as well: img_align_celeba/img_align_celeba/, list_landmarks_align_celeba.csv and
-list_eval_partition.csv. It leaves out identity_CelebA.txt, which the project page has (in Anno/).
+Kaggle's copy works too: img_align_celeba/img_align_celeba/, list_landmarks_align_celeba.csv and
+list_eval_partition.csv. It lacks identity_CelebA.txt, which the project page has (in Anno/).
 
-Every image of list_eval_partition.txt is brought to the ArcFace template by the similarity transform that fits its
-five points best. Writes OUT/000001.jpg ... (JPEG, quality 95), then INDEX_ROOT/celebA_train.txt, celebA_valid.txt and
+Every image of list_eval_partition.txt is aligned to the ArcFace template by the similarity transform that fits its five
+points best. Writes OUT/000001.jpg ... (JPEG, quality 95), then INDEX_ROOT/celebA_train.txt, celebA_valid.txt and
 celebA_test.txt, each with labels 0, 1, 2, ... of its own, and celebA_test_pairs.txt, `path path same` lines of test
 people in ten folds, for the command `pairs`.
 
-A run that was stopped goes on where it was: images that are there and whole are kept.
+A stopped run continues where it stopped: complete images are kept.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ IN_THE_WILD = Form(("Img/img_celeba", "img_celeba"), "list_landmarks_celeba.txt"
 
 
 class Image(NamedTuple):
-    """A line of list_eval_partition.txt with what the other lists say of it."""
+    """A line of list_eval_partition.txt with the entries of the other lists."""
 
     name: str
     source: str
@@ -147,7 +147,7 @@ def prepare_celeba(
 
 
 def _find(root: Path, name: str, what: str) -> Path:
-    """A list as the project page or, failing that, Kaggle has it."""
+    """Find a list as the project page or Kaggle names it, in this order."""
     as_csv = Path(name).with_suffix(CSV_ENDING).name
     for place in [root / folder / file for file in (name, as_csv) for folder in ("Anno", "Eval", "")]:
         if place.is_file():
@@ -189,7 +189,7 @@ def _read_lists(root: Path, form: Form, landmarks: Table) -> list[Image]:
 
 
 def _source(folder: Path, name: str, file_names: set[str], where: str) -> str:
-    """The image's file; the PNG edition has other endings than the lists."""
+    """Find the image's file; the PNG edition has other extensions than the lists."""
     for candidate in (name, f"{name.rpartition('.')[0]}.png"):
         if candidate in file_names:
             return str(folder / candidate)
@@ -197,13 +197,13 @@ def _source(folder: Path, name: str, file_names: set[str], where: str) -> str:
 
 
 def _labelled(images: Sequence[Image]) -> tuple[list[str], list[int]]:
-    """Names, and labels 0, 1, 2, ... in the order of the identities' numbers."""
+    """Return names, and labels 0, 1, 2, ... in the order of the identities' numbers."""
     label = {identity: k for k, identity in enumerate(sorted({image.identity for image in images}))}
     return [image.name for image in images], [label[image.identity] for image in images]
 
 
 def _claim(out: Path, form: Form, landmarks: Path) -> None:
-    """Say in `out` what its images are made of, or make sure that it says the same."""
+    """Record in `out` the source of its images, or check that the record says the same."""
     stamp = json.dumps(
         {
             "images": form.folders[0],
@@ -223,7 +223,7 @@ def _claim(out: Path, form: Form, landmarks: Path) -> None:
 
 
 def _align_all(out: Path, form: Form, images: list[Image], jobs: int) -> int:
-    """Write all images that are not there; how many that were."""
+    """Write all missing images; return their number."""
     partial_folder = out / PARTIAL_NAME
     shutil.rmtree(partial_folder, ignore_errors=True)  # of a run that was killed
     partial_folder.mkdir()
@@ -234,7 +234,7 @@ def _align_all(out: Path, form: Form, images: list[Image], jobs: int) -> int:
 
 
 def _align_one(out: Path, shape: tuple[int, int] | None, work: Image) -> bool:
-    """Write one image; false if it is there and whole."""
+    """Write one image; return False if it exists and is complete."""
     target = out / work.name
     try:
         read_face(target, "")
@@ -253,7 +253,7 @@ def _align_one(out: Path, shape: tuple[int, int] | None, work: Image) -> bool:
         face = align_face(image, work.points)
     except ValueError as error:
         raise ValueError(f"{work.where}: {error}; correct its landmarks or take out the line") from error
-    # Not synced, as 200,000 times that takes an hour: an image that a power cut emptied is found and made anew.
+    # Not synced, since that takes an hour for 200,000 images: one that a power cut emptied is detected and rewritten.
     temporary = out / PARTIAL_NAME / work.name
     temporary.write_bytes(encode_jpeg(face))
     temporary.replace(target)

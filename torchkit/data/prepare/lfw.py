@@ -1,10 +1,10 @@
-"""LFW's original images, its pairs and five landmarks an image -> validation set.
+"""Write a validation set from LFW's original images, its pairs and five landmarks for each image.
 
     python -m torchkit.data.prepare lfw --root lfw --pairs lfw/pairs.txt --landmarks lfw_landmark.txt
 
 ROOT holds name/name_0001.jpg, 250x250 (any size will do). The landmarks are lines `name/name_0001.jpg x1 y1 ... x5 y5`
 in pixels of these images: left eye, right eye, nose, left and right corner of the mouth, left being the image's
-left. Every image is brought to the ArcFace template at 112x112 by the similarity transform that fits its points
+left. Every image is aligned to the ArcFace template at 112x112 by the similarity transform that fits its points
 best. Writes OUT/NAME/ and OUT/NAME_list.npy, last and as a whole.
 """
 
@@ -50,10 +50,10 @@ def prepare_lfw(root: Path, pairs: Path, landmarks: Path, out: Path, name: str =
     Args:
         root: folder of the images.
         pairs: list in LFW's format, or of `path path same` lines.
-        landmarks: five points an image, by its path.
+        landmarks: five points of each image, by its path.
         out: folder that receives NAME/ and NAME_list.npy.
         name: the set's name.
-        jobs: processes that align.
+        jobs: number of processes.
 
     Returns:
         The set's folder.

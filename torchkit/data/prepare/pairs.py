@@ -1,11 +1,11 @@
-"""Aligned images and a list of pairs -> validation set.
+"""Write a validation set from aligned images and a list of pairs.
 
     python -m torchkit.data.prepare pairs --root Data/faces --pairs Data/faces/val_pairs.txt --name faces
 
 The list has a line `path path same` for each pair (same: 1 or 0, paths relative to ROOT), or LFW's own format: first
 the counts (`10 300`, or `1100` without folds), then `name n1 n2` or `name1 n1 name2 n2` a line, for images
-name/name_0001.jpg. Columns stand between tabs or, in a line without tabs, spaces. The order of the lines is kept: the
-evaluation takes contiguous tenths as folds. Writes OUT/NAME/ and OUT/NAME_list.npy, last and as a whole.
+name/name_0001.jpg. Columns are separated by tabs or, in a line without tabs, by spaces. The order of the lines is kept:
+the evaluation takes contiguous tenths as folds. Writes OUT/NAME/ and OUT/NAME_list.npy, last and as a whole.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def prepare_pairs(root: Path, pairs: Path, out: Path, name: str, jobs: int = 1) 
         pairs: the list, see `torchkit.data.pairs`.
         out: folder that receives NAME/ and NAME_list.npy.
         name: the set's name.
-        jobs: processes that read.
+        jobs: number of processes.
 
     Returns:
         The set's folder.
@@ -72,7 +72,7 @@ def _read(root: Path, image: tuple[str, str]) -> np.ndarray:
 
 
 def images_of(pairs: Sequence[Pair]) -> dict[str, str]:
-    """The distinct images in order of first appearance, and where the list first names them."""
+    """Map the distinct images, in order of first appearance, to the place where the list first names them."""
     first_mentions: dict[str, str] = {}
     for pair in pairs:
         first_mentions.setdefault(pair.first, pair.where)

@@ -1,4 +1,4 @@
-"""Work on many files in several processes, with a progress bar."""
+"""Process many files in several processes, with a progress bar."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def add_jobs_argument(parser: CommandParser) -> None:
 def parallel_map(
     work: Callable[[T], R], items: Sequence[T], jobs: int, label: str, unit: str = " images"
 ) -> Iterator[R]:
-    """The results of `work` on `items`, in their order.
+    """Yield the results of `work` on `items`, in order.
 
     Args:
         work: can be pickled, as its arguments and results.
         items: what to work on.
-        jobs: processes, at least 1, which works in this one.
+        jobs: number of processes, at least 1; 1 works in this one.
         label: of the progress bar.
         unit: of the progress bar.
 
@@ -54,7 +54,7 @@ def parallel_map(
 
 @contextlib.contextmanager
 def _one_opencv_thread() -> Iterator[None]:
-    """Without OpenCV's own threads: a forked process has not got them, and hangs when it takes them down."""
+    """Run without OpenCV's own threads: a forked process lacks them, and hangs when it joins them."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -76,7 +76,7 @@ def _in_processes(work: Callable[[T], R], items: Sequence[T], jobs: int) -> Iter
 
 
 def _start_worker() -> None:
-    """One thread a process; Ctrl-C is the parent's to handle; nobody outlives the parent."""
+    """Use one thread, leave Ctrl-C to the parent, and end with the parent."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()

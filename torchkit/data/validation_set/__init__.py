@@ -1,4 +1,4 @@
-"""Verification sets, in the forms they come in. `load_validation_set` finds a set by its name under a folder.
+"""Verification sets in all supported forms; `load_validation_set` finds a set by its name under a folder.
 
 | looked for | form | colours in the file |
 |---|---|---|
@@ -7,9 +7,9 @@
 | 3. `NAME/pairs.txt` | aligned images, pairs in LFW's format or `path path same` | decoded to RGB |
 | 4. `NAME.npy`, `NAME_list.npy` | array, channels first or last, uint8 or float32 in [-1, 1] | RGB |
 
-The published packages bring 1 and 2 side by side: then 1 is read. Any other two forms of one name are an error, for
-nobody could tell which is meant. Rows 2k and 2k + 1 are pair k; an image that is in several pairs is held once.
-Nothing in a file is trusted, and no pickle is executed.
+The published packages hold 1 and 2 side by side: then 1 is read. Any other two forms of one name are an error, since
+they are ambiguous. Rows 2k and 2k + 1 are pair k; an image of several pairs is stored once. Nothing in a file is
+trusted, and no pickle is executed.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ LOADERS: dict[str, Callable[[Path, str, Report], ValidationSet | None]] = {
     f"{{}}/{PAIRS_NAME}": load_image_folder,
     "{}.npy": load_npy,
 }
-"""What marks a form, in the order in which the forms are tried, and its reader."""
+"""The file that marks a form -> its reader, in the order in which forms are tried."""
 PUBLISHED_TOGETHER = ["{}/meta", "{}.bin"]
 
 
 def load_validation_set(root: Path, name: str) -> ValidationSet:
-    """Read the set `name` from `root`, in whatever form it is there.
+    """Read the set `name` from `root`, in whichever form exists.
 
     Raises:
-        FileNotFoundError: it is there in no form, or its list or an image is missing.
-        ValueError: it is there in two forms, a file does not hold what its form says, or the name is not a plain
-            file name.
+        FileNotFoundError: the set exists in no form, or its list or an image is missing.
+        ValueError: the set exists in two forms, a file does not have the content of its form, or the name is not a
+            plain file name.
     """
     validation_set = read_validation_set(root, name, stop)
     assert validation_set is not None  # `stop` raises
@@ -50,7 +50,7 @@ def load_validation_set(root: Path, name: str) -> ValidationSet:
 
 
 def read_validation_set(root: Path, name: str, report: Report) -> ValidationSet | None:
-    """`load_validation_set` that tells `report` of each wrong row, line or image, and goes on with the others.
+    """Like `load_validation_set`, but report each wrong row, line or image and continue with the others.
 
     Returns:
         The set, or None when something was reported.
@@ -64,11 +64,11 @@ def read_validation_set(root: Path, name: str, report: Report) -> ValidationSet 
 
 
 def check_present(root: Path, names: Sequence[str]) -> None:
-    """Make sure, before long work, that every set is there in one form.
+    """Check, before long work, that every set exists in one form.
 
     Raises:
-        FileNotFoundError: one is not; all that are missing are named, with where they were looked for.
-        ValueError: a name is not a plain file name, or a set is there in two forms.
+        FileNotFoundError: a set does not exist; names all missing ones and the paths that were tried.
+        ValueError: a name is not a plain file name, or a set exists in two forms.
     """
     for name in names:
         check_name(name)
@@ -88,7 +88,7 @@ def check_present(root: Path, names: Sequence[str]) -> None:
 
 
 def _form(root: Path, name: str) -> str:
-    """The mark of the form in which a set is there; "" for none."""
+    """Return the mark of the form in which a set exists; "" for none."""
     forms = [mark for mark in LOADERS if (root / mark.format(name)).exists()]
     if forms == PUBLISHED_TOGETHER or len(forms) == 1:
         return forms[0]

@@ -1,4 +1,4 @@
-"""What all forms of a verification set share."""
+"""The verification set that the readers of all forms return, and what these share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchkit.data.problems import Report, attempt
 IMAGE_SHAPE = (3, 112, 112)
 """(channels, height, width) of every image of a set."""
 BAR_FROM_ROWS = 2000
-"""Smaller sets take no time that is worth a progress bar."""
+"""Smaller sets are read too fast for a progress bar."""
 DOWNLOAD_AGAIN = "the file is damaged or of another kind: copy or download it again (see Data/README.md)"
 
 
@@ -24,7 +24,7 @@ class ValidationSet:
     """The pairs of a verification set; rows 2k and 2k + 1 of the published array are pair k.
 
     Attributes:
-        name: of the set, as in its file's name.
+        name: name of the set, as in its file's name.
         images: (M, 3, 112, 112) uint8 RGB, the distinct images in order of first appearance.
         rows: (N,) int64; row r of the published array is `images[rows[r]]`.
         same: (N/2,) bool; whether pair k shows one person.
@@ -37,23 +37,23 @@ class ValidationSet:
 
 
 class DistinctImages:
-    """Collects rows, keeping each distinct image once.
+    """Collect rows, and keep each distinct image once.
 
     Raises:
-        ValueError: there is no room for as many.
+        ValueError: there is not enough memory for the rows.
     """
 
     def __init__(self, row_count: int, where: Path) -> None:
-        try:  # pages of this array that are never written to take no memory
+        try:  # pages of this array that are never written take no memory
             self._images = np.empty((row_count, *IMAGE_SHAPE), np.uint8)
         except (MemoryError, ValueError):
             raise ValueError(f"{where}: {row_count} rows are too many for the memory: {DOWNLOAD_AGAIN}") from None
         self._index_by_digest: dict[bytes, int] = {}
         self.rows = np.full(row_count, -1, np.int64)
-        """(N,) the index of each row's image; -1 for one that is not set."""
+        """(N,) index of each row's image; -1 for a row that is not set."""
 
     def set(self, row: int, image: np.ndarray) -> None:
-        """Take `image` (3, 112, 112) uint8 as row `row`."""
+        """Set row `row` to `image` (3, 112, 112) uint8."""
         next_index = len(self._index_by_digest)
         index = self._index_by_digest.setdefault(hashlib.sha256(image.tobytes()).digest(), next_index)
         if index == next_index:
@@ -61,7 +61,7 @@ class DistinctImages:
         self.rows[row] = index
 
     def make_set(self, name: str, same: np.ndarray | None) -> ValidationSet | None:
-        """The set; None if a row or the list is missing, which was reported."""
+        """Make the set; None if a row or the list is missing, which was reported."""
         if same is None or (self.rows < 0).any():
             return None
         return ValidationSet(name, self._images[: len(self._index_by_digest)], self.rows, same)
@@ -95,7 +95,7 @@ def check_same(what: str, same: np.ndarray, row_count: int) -> None:
 
 
 def read_list(path: Path, row_count: int, report: Report) -> np.ndarray | None:
-    """NAME_list.npy of a set of `row_count` rows, (N/2,) bool."""
+    """Read NAME_list.npy of a set of `row_count` rows, (N/2,) bool."""
 
     def read() -> np.ndarray:
         if not path.is_file():

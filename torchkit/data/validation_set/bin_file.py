@@ -1,4 +1,4 @@
-"""InsightFace's packages: `NAME.bin`, a pickle of (N encoded images, N/2 bools). Decoded, the images are RGB."""
+"""Read InsightFace's packages: `NAME.bin`, a pickle of (N encoded images, N/2 bools), decoded to RGB."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from torchkit.util.pixels import decode_rgb
 
 
 def load_bin(root: Path, name: str, report: Report = stop) -> ValidationSet | None:
-    """Read NAME.bin; None only if `report` was told why.
+    """Read NAME.bin; None if a problem was reported.
 
     Raises:
-        ValueError: the file holds something else than two lists of fitting lengths.
+        ValueError: the file does not hold two lists of matching lengths.
     """
     path = root / f"{name}.bin"
     entries, flags = _read_bin(path)
     check_pair_count(str(path), len(entries), DOWNLOAD_AGAIN)
     same = attempt(report, lambda: _same(flags, path, len(entries)))
     distinct = DistinctImages(len(entries), path)
-    decoded: dict[bytes, int] = {}  # row of an encoded image: what is repeated is decoded once
+    decoded: dict[bytes, int] = {}  # row of an encoded image: repeated images are decoded once
     with rows_bar(len(entries), f"reading {path.name}") as bar:
         for row, entry in enumerate(entries):
             try:
@@ -77,7 +77,7 @@ def _encoded_bytes(entry: Any, path: Path, row: int) -> bytes:
 
 
 def _decode_image(encoded: bytes, path: Path, row: int) -> np.ndarray:
-    """Bytes of a JPEG or PNG -> (3, 112, 112) uint8 RGB."""
+    """Decode a JPEG or PNG to (3, 112, 112) uint8 RGB."""
     image = None if is_cut_off(encoded) else decode_rgb(encoded)
     if image is None:
         raise ValueError(f"{path}: image {row} cannot be decoded as JPEG or PNG: {DOWNLOAD_AGAIN}")

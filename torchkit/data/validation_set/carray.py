@@ -1,7 +1,7 @@
-"""The packages of AdaFace and InsightFace_Pytorch: a bcolz carray `NAME/` and `NAME_list.npy`.
+"""Read and write the format of AdaFace and InsightFace_Pytorch: a bcolz carray `NAME/` and `NAME_list.npy`.
 
-The carray holds (N, 3, 112, 112) float32 in [-1, 1], channels BGR; the list (N/2,) bool. bcolz is given a folder only
-after its description was checked: it believes what files say, and unpickles what a carray of dtype object holds.
+The carray holds (N, 3, 112, 112) float32 in [-1, 1], channels BGR; the list (N/2,) bool. A folder's
+description is checked before bcolz opens it: bcolz trusts files, and unpickles carrays of dtype object.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ BLOSC_HEADER_BYTES = 16  # 4 x uint8, then uint32 nbytes, blocksize, ctbytes
 
 
 def load_carray(root: Path, name: str, report: Report = stop) -> ValidationSet | None:
-    """Read NAME/ and NAME_list.npy; None only if `report` was told why.
+    """Read NAME/ and NAME_list.npy; None if a problem was reported.
 
     Raises:
-        ValueError: the carray's description is another one.
+        ValueError: the carray's description is not of this format.
     """
     folder = root / name
     row_count, chunk_rows, whole = _check_files(folder, report)
@@ -63,7 +63,7 @@ def load_carray(root: Path, name: str, report: Report = stop) -> ValidationSet |
 
 
 def _check_files(folder: Path, report: Report) -> tuple[int, int, bool]:
-    """Check a carray's description and its chunks' headers; rows, rows a chunk, and whether all chunks are sound."""
+    """Check a carray's description and chunk headers; return rows, rows a chunk, and whether all chunks are valid."""
     sizes_path, storage_path = folder / "meta" / "sizes", folder / "meta" / "storage"
     shape = _read_json_object(sizes_path).get("shape")
     if not (isinstance(shape, list) and tuple(shape[1:]) == IMAGE_SHAPE and type(shape[0]) is int):
@@ -91,7 +91,7 @@ def _check_chunks(folder: Path, row_count: int, chunk_rows: int, report: Report)
 
 
 def _check_chunk(path: Path, used_rows: int, chunk_rows: int, report: Report) -> bool:
-    """Blosc believes the sizes in a chunk's header; a wrong one makes it read or write past a buffer."""
+    """Check the sizes in a chunk's header, which Blosc trusts: a wrong one makes it read or write past a buffer."""
 
     def check() -> bool:
         if not path.is_file():
@@ -117,7 +117,7 @@ def _blocks(folder: Path, row_count: int, chunk_rows: int, report: Report) -> It
 
     Blocks end where chunks end, so that each chunk is decompressed once and whole.
     """
-    import bcolz  # here, for the other forms do not need it
+    import bcolz  # imported here, since the other forms do not need it
 
     step = chunk_rows * max(1, ROWS_AT_ONCE // chunk_rows)
     store = None
@@ -158,8 +158,8 @@ def write_validation_set(
 ) -> Path:
     """Write a set as a carray folder with its list, and return the folder.
 
-    The list is written last and an old one is removed first: a set whose writing was cut short has no list,
-    and a list never meets another set's images.
+    The list is written last and an old one is removed first: an interrupted set has no list, and a list never belongs
+    to another set's images.
 
     Args:
         root: folder of the sets; created when missing.
@@ -169,7 +169,7 @@ def write_validation_set(
         rows: (N,) int, row r being images[rows[r]]; None for images that are the rows. Rows 2k and 2k + 1 are pair k.
 
     Raises:
-        ValueError: a shape or dtype is another one.
+        ValueError: a wrong shape or dtype.
     """
     import bcolz
 

@@ -1,4 +1,4 @@
-"""Published pixels: float32 in [-1, 1] to and from 8 bits, without a loss."""
+"""Convert published pixels, float32 in [-1, 1], to 8 bits and back without loss."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ RANGE_TOLERANCE = 1e-3
 
 
 def to_8_bits(block: np.ndarray) -> np.ndarray:
-    """Values v / 127.5 - 1 -> uint8 v; the tolerance rounds to 0 or 255."""
+    """Convert values v / 127.5 - 1 to uint8 v; values within the tolerance outside round to 0 or 255."""
     with np.errstate(invalid="ignore"):  # NaN is the caller's to refuse
         return np.rint((block + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
 
 
 def to_floats(images: np.ndarray) -> np.ndarray:
-    """uint8 v -> float32 v / 127.5 - 1; `to_8_bits` restores all 256 values."""
+    """Convert uint8 v to float32 v / 127.5 - 1; `to_8_bits` restores all 256 values."""
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def rows_out_of_range(block: np.ndarray) -> Iterator[tuple[int, float]]:
-    """Row and first value of each row of `block` (n, ...) that leaves [-1, 1] or is NaN."""
+    """Yield row and first offending value of each row of `block` (n, ...) with values outside [-1, 1] or NaN."""
     inside = np.abs(block) <= 1 + RANGE_TOLERANCE  # false for NaN too
     for row in np.flatnonzero(~inside.reshape(len(block), -1).all(axis=1)):
         yield int(row), float(block[row][~inside[row]][0])

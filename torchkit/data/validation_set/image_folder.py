@@ -1,4 +1,4 @@
-"""A folder of images: `NAME/pairs.txt` and the aligned images that it lists.
+"""Read a folder of images: `NAME/pairs.txt` and the aligned images that it lists.
 
 The list is in LFW's own format (`NAME/person/person_0001.jpg`), or of `path path same` lines with paths relative to
 NAME/ (so come pairs of CelebA's test people); see `torchkit.data.pairs`. The images are JPEG or PNG files of
@@ -20,10 +20,10 @@ PAIRS_NAME = "pairs.txt"
 
 
 def load_image_folder(root: Path, name: str, report: Report = stop) -> ValidationSet | None:
-    """Read NAME/pairs.txt and its images; None only if `report` was told why.
+    """Read NAME/pairs.txt and its images; None if a problem was reported.
 
     Raises:
-        FileNotFoundError, ValueError: the list as a whole is wrong.
+        FileNotFoundError, ValueError: the list as a whole cannot be used.
     """
     folder = root / name
     failed = False

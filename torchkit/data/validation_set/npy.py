@@ -1,4 +1,4 @@
-"""A plain array: `NAME.npy` and `NAME_list.npy`.
+"""Read a plain array: `NAME.npy` and `NAME_list.npy`.
 
 (N, 3, 112, 112) or (N, 112, 112, 3); uint8 0..255 or float32 in [-1, 1] (v / 127.5 - 1). Channels are RGB in every
 case, unlike in a bcolz carray. The file is mapped, not read as a whole.
@@ -28,10 +28,10 @@ FORM = "(N, 3, 112, 112) or (N, 112, 112, 3), uint8 or float32 in [-1, 1], RGB"
 
 
 def load_npy(root: Path, name: str, report: Report = stop) -> ValidationSet | None:
-    """Read NAME.npy and NAME_list.npy; None only if `report` was told why.
+    """Read NAME.npy and NAME_list.npy; None if a problem was reported.
 
     Raises:
-        ValueError: the array is of another shape or dtype, or the file is not as long as its header says.
+        ValueError: the array has another shape or dtype, or the file's length does not match its header.
     """
     path = root / f"{name}.npy"
     array = _map(path)
@@ -52,7 +52,7 @@ def load_npy(root: Path, name: str, report: Report = stop) -> ValidationSet | No
 
 
 def _map(path: Path) -> np.ndarray:
-    """The array in `path`, mapped; nothing is mapped before shape, dtype and length were checked."""
+    """Map the array in `path`, after checking shape, dtype and length."""
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)

@@ -1,4 +1,4 @@
-"""An unpickler that builds lists, tuples, bytes, text, bools, ints and None, whatever a file says."""
+"""An unpickler that builds nothing but lists, tuples, bytes, text, bools, ints and None."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ OPCODES = (
     pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE,
     pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD,
 )  # fmt: skip
-"""All that a set needs. Left out are, among others, those that make an object of a class, look up what another module
-registered, or fill a buffer of a length that a few bytes name."""
+"""All that a set needs. Excluded are, among others, those that make an object of a class, look up what another module
+registered, or fill a buffer of a length that a few bytes state."""
 
 
 class _Dispatch(dict[int, Callable[..., None]]):
@@ -30,12 +30,12 @@ class _Dispatch(dict[int, Callable[..., None]]):
 
 
 class DataUnpickler(pickle._Unpickler):
-    """Unpickles data. No name in a file is ever looked up: nothing can run.
+    """Unpickle data. No name in a file is ever looked up, so nothing can run.
 
-    A few names are needed for bytes in the older pickle protocols and for images that are uint8 arrays (what
-    `cv2.imencode` returns); each gives an inert stand-in, made anew so that no file leaves anything in it.
+    A few names are needed for bytes in the older pickle protocols and for images that are uint8 arrays (the results of
+    `cv2.imencode`); each gives a new, inert stand-in, so that files cannot influence each other.
 
-    The unpickler written in Python, for the one in C fills a table as long as the largest memo number in the
+    It is the unpickler written in Python, since the one in C fills a table as long as the largest memo number in the
     file, so that a few bytes there take gigabytes.
     """
 
@@ -57,7 +57,7 @@ class DataUnpickler(pickle._Unpickler):
 
 
 class _Budget:
-    """Characters that may still be encoded: each stands in the file once."""
+    """Number of characters that may still be encoded: each is in the file once."""
 
     __slots__ = ("_left",)
 
@@ -97,7 +97,7 @@ class ByteArray:
         self._state = state
 
     def to_bytes(self) -> bytes | None:
-        """The array's bytes, or None when it is no uint8 array of shape (n,) or (n, 1)."""
+        """Return the array's bytes; None if it is not a uint8 array of shape (n,) or (n, 1)."""
         match self._state:
             case (int(), (int(length),) | (int(length), 1), _DtypeStandIn(is_uint8=True), _, bytes(data)):
                 return data if len(data) == length else None
