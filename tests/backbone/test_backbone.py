@@ -35,6 +35,8 @@ STAGE_ENDS = {
 }
 IR_TAPS = [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)]
 BOTTLENECK_TAPS = [(256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)]
+NARROW = {"mobilefacenet_w050": 59.2, "mobilefacenet_w025": 16.8}
+"""Millions of multiply-adds."""
 MOBILEFACENET_TAPS = [(64, 28, 28), (128, 14, 14), (128, 7, 7), (512, 7, 7)]
 DLIB_TAPS = [(32, 35, 35), (64, 17, 17), (128, 8, 8), (256, 4, 4)]
 
@@ -152,7 +154,7 @@ def test_tap_shapes(name: str, shapes: list[tuple[int, int, int]]) -> None:
 
 def test_every_backbone_is_covered_here() -> None:
     elsewhere = {name for name in NETWORKS if name.startswith("iresnet_")}  # tests/test_iresnet.py
-    assert set(NETWORKS) - elsewhere == set(UNITS) | {"mobilefacenet", "dlib_resnet", "strided_encoder"}
+    assert set(NETWORKS) - elsewhere == set(UNITS) | {"mobilefacenet", *NARROW, "dlib_resnet", "strided_encoder"}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -175,6 +177,20 @@ def test_taps_of_ir_are_the_outputs_at_the_stage_ends() -> None:
             if number in STAGE_ENDS["ir_18"]:
                 assert torch.equal(taps[STAGE_ENDS["ir_18"].index(number)], state)
         assert torch.equal(network(x), network.output_layer(state))
+
+
+@pytest.mark.parametrize(("name", "million_multiply_adds"), NARROW.items())
+def test_narrow_mobilefacenets_have_a_share_of_the_channels(name: str, million_multiply_adds: float) -> None:
+    share = {"mobilefacenet_w050": 2, "mobilefacenet_w025": 4}[name]
+    whole, narrow = layout(on_meta("mobilefacenet")), layout(on_meta(name))
+    assert set(narrow) == set(whole)
+    for key, shape in narrow.items():
+        fixed = {1, 3, 7, 512 if key.startswith("output_layer") else 0}
+        for side, of_whole in zip(shape, whole[key], strict=True):
+            assert side in (of_whole // share, of_whole) and (side == of_whole // share or side in fixed)
+    assert on_meta(name).tap_shapes() == [(c // share, h, w) for c, h, w in MOBILEFACENET_TAPS]
+    count = count_multiply_adds(get_model(name).eval(), torch.zeros(1, 3, 112, 112))
+    assert count / 1e6 == pytest.approx(million_multiply_adds, abs=0.05)
 
 
 def test_taps_of_mobilefacenet_follow_the_named_modules() -> None:

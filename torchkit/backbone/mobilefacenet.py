@@ -66,11 +66,11 @@ class Residual(nn.Module):
 class GlobalDepthWise(nn.Module):
     """Global depth-wise convolution (7x7 -> 1x1) and the linear map to the embedding."""
 
-    def __init__(self, embedding_size: int) -> None:
+    def __init__(self, channels: int, embedding_size: int) -> None:
         super().__init__()
-        self.conv_6_dw = ConvBlock(512, 512, 7, groups=512, linear=True)
+        self.conv_6_dw = ConvBlock(channels, channels, 7, groups=channels, linear=True)
         self.flatten = nn.Flatten()
-        self.linear = nn.Linear(512, embedding_size, bias=False)
+        self.linear = nn.Linear(channels, embedding_size, bias=False)
         self.bn = nn.BatchNorm1d(embedding_size, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,23 +80,29 @@ class GlobalDepthWise(nn.Module):
 class MobileFaceNet(Backbone):
     """1 M parameters, 220 M multiply-adds; client of PRO-Face C, or a small recogniser.
 
+    Args:
+        embedding_size: length of the embedding.
+        width: share of the published channels that each layer has, as in MobileNet (arXiv 1704.04861); multiply-adds
+            shrink by about its square.
+
     Shape: (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size). Taps: after conv_23 (64x28x28), conv_34
-    (128x14x14), conv_45 (128x7x7) and conv_6_sep (512x7x7).
+    (128x14x14), conv_45 (128x7x7) and conv_6_sep (512x7x7), channels times `width`.
     """
 
-    def __init__(self, embedding_size: int = 512) -> None:
+    def __init__(self, embedding_size: int = 512, width: float = 1.0) -> None:
         super().__init__()
         self.embedding_size = embedding_size
-        self.conv1 = ConvBlock(3, 64, 3, 2, 1)
-        self.conv2_dw = ConvBlock(64, 64, 3, 1, 1, groups=64)
-        self.conv_23 = DepthWise(64, 64, 128, 2)
-        self.conv_3 = Residual(64, 128, 4)
-        self.conv_34 = DepthWise(64, 128, 256, 2)
-        self.conv_4 = Residual(128, 256, 6)
-        self.conv_45 = DepthWise(128, 128, 512, 2)
-        self.conv_5 = Residual(128, 256, 2)
-        self.conv_6_sep = ConvBlock(128, 512, 1)
-        self.output_layer = GlobalDepthWise(embedding_size)
+        c64, c128, c256, c512 = (round(channels * width) for channels in (64, 128, 256, 512))
+        self.conv1 = ConvBlock(3, c64, 3, 2, 1)
+        self.conv2_dw = ConvBlock(c64, c64, 3, 1, 1, groups=c64)
+        self.conv_23 = DepthWise(c64, c64, c128, 2)
+        self.conv_3 = Residual(c64, c128, 4)
+        self.conv_34 = DepthWise(c64, c128, c256, 2)
+        self.conv_4 = Residual(c128, c256, 6)
+        self.conv_45 = DepthWise(c128, c128, c512, 2)
+        self.conv_5 = Residual(c128, c256, 2)
+        self.conv_6_sep = ConvBlock(c128, c512, 1)
+        self.output_layer = GlobalDepthWise(c512, embedding_size)
 
     def segments(self) -> Sequence[Sequence[nn.Module]]:
         return [

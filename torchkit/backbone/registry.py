@@ -57,6 +57,8 @@ def _insightface(depth: str) -> Network:
 
 NETWORKS: dict[str, Network] = {
     "mobilefacenet": Network(MobileFaceNet, "TFace", "bgr"),
+    "mobilefacenet_w050": Network(partial(MobileFaceNet, width=0.5), "train.py", "rgb"),
+    "mobilefacenet_w025": Network(partial(MobileFaceNet, width=0.25), "train.py", "rgb"),
     "ir_18": _adaface("ir_18"),
     "ir_34": _adaface("ir_34"),
     "ir_50": _adaface("ir_50", checkpoint="adaface_ir50_webface4m.ckpt"),

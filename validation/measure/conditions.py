@@ -172,9 +172,8 @@ def _code_sizes(subject: Subject) -> np.ndarray:
     client = subject.system.client
     images = subject.observation.encoded_images(None if client is None else client.settings.image_quality)
     codes = code.encode(_embed_clear(subject)).cpu().numpy()
-    return _message_sizes(
-        Payload(NO_FINGERPRINT, image, (code.tap(row),)) for image, row in zip(images, codes, strict=True)
-    )
+    payloads = (Payload(NO_FINGERPRINT, image, (code.tap(row),)) for image, row in zip(images, codes, strict=True))
+    return _message_sizes(payloads, code.coding(NO_FINGERPRINT))
 
 
 def _embedding_only(bits: int, colour: str) -> Condition:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchkit.payload import TapFeatures
+from torchkit.payload import FREQUENCY_TOTAL, Coding, TapCoding, TapFeatures
 
 ROTATION_SEED = 0
 """Both parties know the rotation; it is no key."""
@@ -78,6 +78,12 @@ class EmbeddingCode:
         signed = 2 * codes - 1 if self.bits == 1 else codes - 2 ** (self.bits - 1)
         values = signed.astype(np.int8)[:, None, None]
         return TapFeatures((len(codes), 1, 1), np.arange(len(codes)), self.bits, 1.0, values)
+
+    def coding(self, fingerprint: bytes) -> Coding:
+        """For messages of version 2: all codes are equally frequent, or nearly so."""
+        size, values = len(self.rotation), 2**self.bits
+        uniform = np.full((size, 1, values), FREQUENCY_TOTAL // values, np.int64)
+        return Coding(fingerprint, (TapCoding((size, 1, 1), np.arange(size), self.bits, 1.0, uniform),))
 
     def decode(self, codes: Tensor) -> Tensor:
         """(B, D) codes -> embeddings (B, D), of about unit length."""
