@@ -4,7 +4,7 @@
     python train.py --config my.yaml                   your own experiment
     python train.py NUM_EPOCH=3 SERVER.NAME=ir_50      with changes, in YAML syntax
     python train.py --config configs/server.yaml       a recogniser (TASK: server), which can be a server afterwards
-    python train.py --resume                           go on where a run was stopped
+    python train.py --resume                           continue a run that was stopped
     torchrun --nproc-per-node=2 train.py               in two processes, with a GPU each if there are any
 
 train.yaml explains every key with its unit. MODEL_ROOT receives client.pth (what validation/val_main.py takes), a
@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_task(config: Config, arguments: argparse.Namespace) -> tuple[BaseTask, list[Hook]]:
-    """The run that TASK asks for, and what validates it between epochs, if VALIDATION asks for that."""
+    """Make the run of TASK, and the hook that validates it between epochs if VALIDATION asks for it."""
     if isinstance(config, ClientConfig):
         task: BaseTask = TrainTask(config, resume=arguments.resume, new_key=arguments.new_key)
     else:

@@ -1,15 +1,14 @@
-"""Set results of val_main.py side by side.
+"""Compare results of val_main.py.
 
     python validation/compare.py runs/faces/validation runs/other/validation
     python validation/compare.py runs/a runs/b runs/c --datasets lfw --out runs/compared
 
 Takes the folders that val_main.py wrote (its --out). Prints a line for each condition and run: the rates, the
-difference to the first run, how many pairs only one of the two decides rightly, and how likely a split at least as
-uneven would be if both were equally good (McNemar's test on the same pairs). Writes OUT/compare.md, compare.csv and,
-for each set, compare_roc_SET.png, the ROCs of all runs in one image.
+difference to the first run, the number of pairs that only one of the two decides correctly, and the probability of a
+split at least as uneven if both were equally good (McNemar's test on the same pairs). Writes OUT/compare.md,
+compare.csv and, for each set, compare_roc_SET.png, the ROCs of all runs in one image.
 
-A small p is evidence of a difference between the runs on these pairs; of many comparisons some come out small by
-chance.
+A small p is evidence of a difference between the runs on these pairs; among many comparisons, some are small by chance.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Run:
 
     Attributes:
         name: short, different for each run.
-        folder: where they are.
+        folder: path of the folder.
         rows: of results.json, by (dataset, label of the condition).
         scores: the pairs, by dataset.
     """
@@ -72,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load_runs(folders: Sequence[Path], datasets: Sequence[str] | None) -> list[Run]:
-    """Read the runs and make sure that they can be compared.
+    """Read the runs and check that they can be compared.
 
     Raises:
         FileNotFoundError, ValueError: fewer than two folders, a file is missing or damaged, or sets or pairs differ.
@@ -104,7 +103,7 @@ def read_rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """Rows of FOLDER/results.json by (dataset, label).
 
     Raises:
-        FileNotFoundError, ValueError: there is none, or it is something else.
+        FileNotFoundError, ValueError: the file is missing or damaged.
     """
     path = folder / "results.json"
     if not path.is_file():
@@ -117,7 +116,7 @@ def read_rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def check_same_pairs(first: Run, other: Run) -> None:
-    """Raise ValueError where two runs are about different images or pairs of a set."""
+    """Raises ValueError: the two runs have different images or pairs of a set."""
     for dataset, scores in first.scores.items():
         theirs = other.scores[dataset]
         if len(scores.same) != len(theirs.same):
@@ -133,7 +132,7 @@ def check_same_pairs(first: Run, other: Run) -> None:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' paths without the parts at their beginnings and ends that all share."""
+    """Return the folders' paths without the leading and trailing parts that all share."""
     parts = [folder.resolve().parts for folder in folders]
     while len({names[0] for names in parts}) == 1 and min(map(len, parts)) > 1:
         parts = [names[1:] for names in parts]
@@ -143,7 +142,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def comparison_table(runs: Sequence[Run]) -> Table:
-    """A line for each condition and run; "-" where the first run has nothing to compare with."""
+    """Make a table with a line for each condition and run; "-" where the first run lacks the condition."""
     every_row = [row for run in runs for row in run.rows.values()]
     figures = [figure for figure in shown_figures() if any(figure.find(row) is not None for row in every_row)]
     extras = [extra for extra in EXTRAS.values() if extra.title and any(extra.key in row for row in every_row)]
@@ -169,13 +168,13 @@ def comparison_table(runs: Sequence[Run]) -> Table:
 
 
 def run_costs(runs: Sequence[Run]) -> Table | None:
-    """What client and server run for a face, by condition and run; None where no run knows."""
+    """Make a table of the costs of client and server by condition and run; None where no run has costs."""
     rows = [(row, run) for run in runs for row in run.rows.values()]
     return cost_table(["condition", "run"], (((row["condition"], run.name), row) for row, run in rows))
 
 
 def _with_interval(figure: Figure, row: dict[str, Any]) -> str:
-    """The figure in a row of results.json; of the accuracy, by which runs are compared, also the interval."""
+    """Format the figure of a row of results.json; the accuracy, by which runs are compared, with its interval."""
     interval = figure.find(row, "_interval") if figure.key == "accuracy" else None
     return with_interval(figure.show, figure.find(row), interval)
 
@@ -187,7 +186,7 @@ def _compared(first: PairScores, other: PairScores, name: str, difference: float
 
 
 def overlaid_curves(runs: Sequence[Run], dataset: str) -> dict[str, dict[str, Curve]]:
-    """ROC by condition, then by run."""
+    """Collect the ROCs by condition, then by run."""
     curves: dict[str, dict[str, Curve]] = {}
     for run in runs:
         scores = run.scores[dataset]

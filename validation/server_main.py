@@ -3,8 +3,8 @@
     python validation/server_main.py --server mobilefacenet --server-checkpoint runs/server/recogniser.pth
     python validation/server_main.py --server ir_50 --server-checkpoint model/adaface_ir50_webface4m.ckpt
 
-What a client can bring back at most: run it on a server before clients are trained for it, and on what
-`python train.py TASK=server` made. Same protocol and same files as val_main.py, without those of obfuscated faces.
+This is the upper limit of what a client can reach: run it before clients are trained for a server, and on recognisers
+of `python train.py TASK=server`. Protocol and files are those of val_main.py, without obfuscated faces.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from validation.report.rows import PROTOCOL, WORDS, rates_table
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, or `given` in its place."""
+    """Parse `given`; None: the command line."""
     parser = CommandParser(__doc__)
     parser.option("server", required=True, metavar="NAME", help="recogniser, as SERVER.NAME in train.yaml")
     parser.option("server-checkpoint", type=Path, required=True, metavar="FILE", help="its weights")
@@ -47,7 +47,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def evaluate_set(
     recogniser: Recogniser, data: ValidationSet, arguments: argparse.Namespace, device: torch.device
 ) -> SetResult:
-    """Figures and distances of all pairs of one validation set."""
+    """Compute figures and distances of all pairs of a validation set."""
     check_pairs(data.same, f"validation set {data.name!r}")
     computation = Computation(device, arguments.batch_size, amp=amp_dtype(arguments.amp, device))
     embeddings = embed(Parties(recogniser), data, cases((), ["clear"]), Settings.seed, computation)

@@ -5,8 +5,8 @@
     python validation/val_main.py --obfuscations hybrid --datasets lfw cfp_fp --device cuda
     torchrun --nproc-per-node=2 validation/val_main.py               in two processes, with a GPU each if there are any
 
-Follows the LFW protocol: 10 folds, the threshold chosen on nine, the accuracy measured on the tenth. Beside it stand
-AUC, EER and TAR at fixed FARs (those that the set has enough impostor pairs for), all with 95 % intervals.
+Follows the LFW protocol: 10 folds, the threshold chosen on nine, the accuracy measured on the tenth. Also reports AUC,
+EER and TAR at fixed FARs (those that the set has enough impostor pairs for), all with 95 % intervals.
 
 Prints two tables and writes to OUT: report.html (everything on one page), results.json, results.csv, results.md,
 accuracy.png, and for each set plots of ROC, DET and distances and pairs_SET.npz, for validation/compare.py.
@@ -62,14 +62,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
-    """The options as settings."""
+    """Turn the options into settings."""
     values = {field.name: getattr(arguments, field.name) for field in fields(Settings)}
     settled: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Settings(**settled)
 
 
 def load_system(settings: Settings) -> ProFaceC:
-    """Client and server as the settings and the client file say.
+    """Load client and server by the settings and the client file.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged, or does not fit the other.
@@ -80,7 +80,7 @@ def load_system(settings: Settings) -> ProFaceC:
 
 
 def load_set(settings: Settings, name: str) -> ValidationSet:
-    """A validation set as the camera of the settings took it; what it draws follows from seed and image alone.
+    """Load a validation set as the settings' camera takes it; its draws depend on seed and image alone.
 
     Raises:
         FileNotFoundError, ValueError: as `load_validation_set`.
@@ -92,7 +92,7 @@ def load_set(settings: Settings, name: str) -> ValidationSet:
 
 
 def server_weights(settings: Settings) -> Path:
-    """The recogniser's weights that `load_system` reads.
+    """Return the path of the recogniser's weights that `load_system` reads.
 
     Raises:
         FileNotFoundError, ValueError: as `load_system`.
@@ -103,19 +103,19 @@ def server_weights(settings: Settings) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What is known before a validation set is read."""
+    """What evaluations of all sets share."""
 
     device: torch.device
     reference: Reference | None = None
-    """What the recogniser's authors published."""
+    """Accuracies that the recogniser's authors published."""
     costs: Mapping[Party, Cost] | None = None
-    """Of all that either party may run; None in a process that only embeds."""
+    """Costs of what either party may run; None in a process that only embeds."""
     fit_images: np.ndarray | None = None
     """(M, 3, 112, 112) uint8 RGB: training images."""
 
 
 def evaluate_set(system: ProFaceC, data: ValidationSet, settings: Settings, context: Context) -> SetResult | None:
-    """Figures, distances of all pairs and example faces of one validation set; None in a process that only embeds."""
+    """Compute figures, distances and example faces of a validation set; None in a process that only embeds."""
     check_pairs(data.same, f"validation set {data.name!r}")
     wanted = cases(settings.obfuscations, settings.conditions)
     computation = Computation(
@@ -157,7 +157,7 @@ def main(arguments: argparse.Namespace) -> None:
     system = load_system(settings).to(device)
     system.to(memory_format=torch.channels_last)
     weights = server_weights(settings)
-    # what was published holds for images that no camera changed
+    # published accuracies hold for images without a simulated camera
     reference = find_reference(system.recogniser.name, weights) if settings.camera is None else None
     costs = measure_costs(system) if is_main() else None
     fit_images = read_training_images(settings.fit_on, settings.fit_data_root) if settings.fit_on else None

@@ -1,6 +1,6 @@
-"""Validation between epochs of a training run, by the evaluator of val_main.py: curves, and the best so far.
+"""Validate between the epochs of a training run, with the evaluator of val_main.py; keep the best weights.
 
-Of a client the accuracies under every condition, of a recogniser that on clear images.
+Clients are measured under every condition, recognisers on clear images.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Score:
     accuracies: dict[str, float]
 
     def mean(self, condition: str) -> float:
-        """Mean over sets and obfuscations under one condition: what the best is chosen by."""
+        """Average over sets and obfuscations under one condition, by which the best weights are chosen."""
         chosen = [value for name, value in self.accuracies.items() if name.endswith(f"/{condition}")]
         return fmean(chosen or self.accuracies.values())
 
 
 @dataclass(frozen=True)
 class RecogniserInTraining:
-    """A recogniser as the evaluator takes it, while its weights change."""
+    """A recogniser in training, with the interface that the evaluator needs."""
 
     embed: Callable[[Tensor], Tensor]
     """(B, 3, 112, 112) uint8 RGB -> (B, D)."""
@@ -56,15 +56,15 @@ class RecogniserInTraining:
 
 
 class ValidationHook(Hook):
-    """Validates every VALIDATION.EVERY_EPOCHS epochs.
+    """Validate every VALIDATION.EVERY_EPOCHS epochs.
 
     Writes the accuracies to TensorBoard and to MODEL_ROOT/validation.json, and the best client or recogniser to
     MODEL_ROOT/client_best.pth or recogniser_best.pth: a client is chosen by its mean accuracy on compensated images, a
-    recogniser by that on clear ones. A resumed run goes on in the same file. The run itself does not notice: its random
-    numbers stay what they are.
+    recogniser by that on clear ones. A resumed run continues the same file. Validation does not change the run: its
+    random numbers stay the same.
 
     Raises:
-        FileNotFoundError, ValueError: at once, when a set is missing or VAL_DATA_ROOT is not given.
+        FileNotFoundError, ValueError: a set is missing or VAL_DATA_ROOT is not given; raised before training.
     """
 
     def __init__(self, config: EmbeddingConfig) -> None:
@@ -86,7 +86,7 @@ class ValidationHook(Hook):
             self._note(task, score, condition)
 
     def _system(self, task: BaseTask) -> tuple[str, list[Case], System]:
-        """By what the best is chosen, what is measured, and of what."""
+        """Return the condition by which the best is chosen, the cases to measure, and the system."""
         if isinstance(task, TrainTask):
             return "compensated", cases(self.obfuscations), task.system.eval()
         assert isinstance(task, ServerTask)
@@ -94,7 +94,7 @@ class ValidationHook(Hook):
         return "clear", cases((), ["clear"]), Parties(recogniser)
 
     def _validate(self, task: BaseTask, system: System, wanted: list[Case]) -> Score:
-        """The score, in the main process; the others only embed."""
+        """Compute the score, in the main process; the others only embed."""
         computation = Computation(task.device, Settings.batch_size, self.num_workers, task.amp_dtype)
         accuracies: dict[str, float] = {}
         for name in self.settings.DATASETS:
@@ -118,12 +118,12 @@ class ValidationHook(Hook):
 
 
 def label(dataset: str, case: Case) -> str:
-    """set/obfuscation/condition, without the obfuscation where there is none."""
+    """Return set/obfuscation/condition, without the obfuscation where there is none."""
     return "/".join(filter(None, (dataset, case.obfuscation, case.name)))
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Scores of the run so far; none without the file.
+    """Read the scores of the run so far; none if there is no file.
 
     Raises:
         ValueError: the file is damaged.
@@ -138,7 +138,7 @@ def read_scores(path: Path) -> list[Score]:
 
 
 def write_scores(path: Path, scores: list[Score], condition: str) -> None:
-    """Write them with their means under `condition`, whole or not at all."""
+    """Write the scores with their means under `condition`, whole or not at all."""
     entries = [
         {"epoch": score.epoch, condition: score.mean(condition), "accuracies": score.accuracies} for score in scores
     ]

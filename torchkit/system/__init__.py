@@ -1,4 +1,4 @@
-"""The whole system, client and server as one network, and the files in which it is kept."""
+"""Client and server as one network, and its files."""
 
 from torchkit.system.client_file import (
     build_system,

@@ -1,4 +1,4 @@
-"""A training run, in one process or several: set-up, loop, hooks, checkpoints. What is trained is the subclass's."""
+"""The base of training runs, in one process or several: set-up, loop, hooks and checkpoints."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ logger = logging.getLogger("torchkit")
 class BaseTask:
     """A run from a configuration.
 
-    Subclasses build their networks and data in `build` and give the losses of a batch in `losses`; the total is
-    called "loss".
+    Subclasses build their networks and data in `build`, and return the losses of a batch from `losses`, the total as
+    "loss".
 
-    In several processes each runs the same task on its part of every batch and takes the same steps (see
-    torchkit.task.parallel); the main one writes. A subclass sees to it that its batches are this process's part and
-    that its losses are means over them.
+    Each of several processes runs the same task on its part of every batch and takes the same steps (see
+    torchkit.task.parallel); the main one writes files. A subclass must provide batches that are this process's part,
+    and losses that are means over them.
 
     Args:
         config: the experiment.
-        resume: go on from the newest good checkpoint in MODEL_ROOT, if there is one.
+        resume: continue from the newest good checkpoint in MODEL_ROOT, if there is one.
     """
 
     optimizer: torch.optim.Optimizer
@@ -89,45 +89,45 @@ class BaseTask:
     # What a subclass provides
 
     def build(self) -> None:
-        """Make networks; say with `load_from` what they are trained on."""
+        """Make the networks, and set their training data with `load_from`."""
         raise NotImplementedError
 
     def trained_modules(self) -> dict[str, nn.Module]:
-        """What is trained and kept in checkpoints, by name."""
+        """Return the modules that are trained and kept in checkpoints, by name."""
         raise NotImplementedError
 
     def companion_state(self) -> dict[str, Any]:
-        """What else a checkpoint keeps: of what learns alongside with an optimiser of its own, if anything does."""
+        """Return additional state for checkpoints: of modules that are trained alongside by their own optimiser."""
         return {}
 
     def load_companion_state(self, state: Mapping[str, Any], where: str) -> None:
-        """Restore it from a checkpoint's whole state.
+        """Restore `companion_state` from a checkpoint's whole state.
 
         Raises:
-            ValueError: it belongs to something else.
+            ValueError: it belongs to another configuration.
         """
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Named losses of a batch, means over this process's part or of all; "loss" is the one that is minimised."""
+        """Return the losses of a batch by name, means over this process's part or all parts; "loss" is minimised."""
         raise NotImplementedError
 
     def export(self, epoch: int | None) -> None:
-        """Write what users take away: after `epoch` epochs, or at the end of the run (None). Main process only."""
+        """Write the result of training: after `epoch` epochs, or at the end of the run (None). Main process only."""
         raise NotImplementedError
 
     def hooks(self, more: Sequence[Hook]) -> list[Hook]:
-        """Those of every run, and `more`."""
+        """Return the hooks of every run, and `more`."""
         config = self.config
         shown: list[Hook] = [ProgressHook(), self.tensorboard] if distributed.is_main() else []
         return [
             LearningRateHook(self.schedule),
             *shown,
-            *more,  # before an epoch is saved: a run that was killed in between repeats them
+            *more,  # before the epoch is saved, so that a run killed in between repeats them
             CheckpointHook(config.SAVE_EPOCHS, config.SAVE_MINUTES),
         ]
 
     def load_from(self, dataset: Dataset[Any], branches: Sequence[Sized]) -> None:
-        """Draw this process's part of the batches of DATASETS from a set that is addressed by `SampleKey`.
+        """Load this process's part of the batches of DATASETS from `dataset`, which `SampleKey`s address.
 
         Raises:
             ValueError: a branch is smaller than its batch, or an epoch has fewer batches than a step takes.
@@ -154,14 +154,14 @@ class BaseTask:
         )
 
     def log_scalars(self, scalars: Mapping[str, float]) -> None:
-        """Draw other curves than the losses, while the run goes on. Main process only."""
+        """Log curves beside those of the losses. Main process only."""
         self.tensorboard.log(self, scalars)
 
     # The run
 
     @property
     def steps_per_epoch(self) -> int:
-        """A step takes ACCUMULATE batches."""
+        """Optimiser steps of an epoch; each takes ACCUMULATE batches."""
         return self.batches_per_epoch // self.config.ACCUMULATE
 
     @property
@@ -205,17 +205,17 @@ class BaseTask:
             hook.after_epoch(self)
 
     def batches(self, epoch: int, first: int) -> Iterable[Any]:
-        """This process's part of the batches of an epoch, from batch `first` on."""
+        """Iterate over this process's part of the batches of an epoch, from batch `first` on."""
         self.batch_sampler.start_at(epoch, first)
         return self.loader
 
     def step_batches(self, epoch: int, first_step: int) -> Iterable[tuple[Any, ...]]:
-        """For each step of an epoch, from `first_step` on, its ACCUMULATE batches."""
+        """Iterate over the steps of an epoch, from `first_step` on: ACCUMULATE batches each."""
         batches = iter(self.batches(epoch, first_step * self.config.ACCUMULATE))
         return zip(*[batches] * self.config.ACCUMULATE, strict=False)
 
     def train_one_step(self, batches: Sequence[Any]) -> dict[str, float]:
-        """Forward and backward for each batch, then one update with the mean gradient; the mean named losses.
+        """Run forward and backward for each batch, then update with the mean gradient; return the mean losses by name.
 
         Raises:
             ValueError: the loss is not finite.
@@ -250,7 +250,7 @@ class BaseTask:
     # Checkpoints
 
     def save_checkpoint(self) -> None:
-        """Write the run as it is now; every process must call it."""
+        """Write the state of the run; every process must call it."""
         state = {
             "config": as_dict(self.config),
             "epoch": self.epoch,
@@ -273,7 +273,7 @@ class BaseTask:
             )
 
     def _continue(self, resume: bool) -> None:
-        """Restore the checkpoint of META_RESUME, or with `resume` the newest good one."""
+        """Restore the checkpoint META_RESUME or, with `resume`, the newest good one."""
         checkpoint = self.checkpoints.load_newest() if resume else None
         newest = checkpoint[1]["step"] if checkpoint else -1
         check_same(newest, f"newest checkpoint in MODEL_ROOT = {self.config.MODEL_ROOT}", self.device)
@@ -307,7 +307,7 @@ class BaseTask:
 
 
 def make_optimizer(config: Config, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
-    """SGD or AdamW over the modules' parameters, which it updates in one fused pass; batch norms are not decayed."""
+    """Make SGD or AdamW, fused, over the modules' parameters; batch norms have no weight decay."""
     norm: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
     for module in modules:
@@ -323,9 +323,9 @@ def make_optimizer(config: Config, modules: Iterable[nn.Module]) -> torch.optim.
 
 
 def _start_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Give a parameter that gets its first gradient its momentum: PyTorch's fused SGD wants all of them at once.
+    """Initialise the momentum of parameters at their first gradient: PyTorch's fused SGD requires all at once.
 
-    A quantiser's step, for one, gets none before QUANTIZE.START_EPOCH.
+    A quantiser's step, for example, has no gradient before QUANTIZE.START_EPOCH.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""Training checkpoints on disk: written whole, newest kept, the newest good one found again."""
+"""Training checkpoints on disk: write them whole, keep the newest, and load the newest good one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointFolder:
-    """Checkpoints of one run: `step_00001234.pt`, at most `KEEP` of them."""
+    """The checkpoints of a run, `step_00001234.pt`, at most `KEEP` of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def files(self) -> list[Path]:
-        """Newest first."""
+        """List the checkpoints, newest first."""
         return sorted(self.path.glob("step_*.pt"), reverse=True)
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the state after `step` steps and delete what is older than the newest `KEEP`."""
+        """Write the state after `step` steps, and delete all but the newest `KEEP` checkpoints."""
         path = self.path / f"step_{step:08d}.pt"
         CHECKPOINT.write(path, state)
         for old in self.files()[KEEP:]:
@@ -33,7 +33,7 @@ class CheckpointFolder:
         return path
 
     def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read; a torn one is skipped with a warning. None if there is no file.
+        """Load the newest checkpoint that can be read; skip torn ones with a warning. None if there is no file.
 
         Raises:
             ValueError: there are checkpoints, but none can be read.
@@ -52,7 +52,7 @@ class CheckpointFolder:
 
 
 def load_training_checkpoint(path: Path) -> dict[str, Any]:
-    """Contents of a checkpoint written by `CheckpointFolder.save`.
+    """Load a checkpoint that `CheckpointFolder.save` wrote.
 
     Raises:
         FileNotFoundError, ValueError: missing, torn or something else.

@@ -1,4 +1,4 @@
-"""The margin heads of a run, a branch of data each, and their loss, in one process or several."""
+"""The margin heads of a run, one for each branch of data, and their loss, in one process or several."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torchkit.util.distributed import gather, scale_gradient, world_size
 
 
 def make_heads(config: EmbeddingConfig, embedding_size: int, num_classes: Sequence[int]) -> nn.ModuleList:
-    """A head for each of DATASETS with its number of identities; DIST_FC: with this process's part of them.
+    """Make a head for each of DATASETS with its number of identities; DIST_FC: with this process's part of them.
 
-    Their weights are fresh, or those of HEAD_RESUME. A branch of weight 0 has no head.
+    The weights are fresh, or those of HEAD_RESUME. A branch of weight 0 has no head.
     """
     shard, rate, path = head_shard(config), config.HEAD.SAMPLE_RATE, config.HEAD_RESUME
     heads = nn.ModuleList(
@@ -35,20 +35,20 @@ def make_heads(config: EmbeddingConfig, embedding_size: int, num_classes: Sequen
 
 
 def head_shard(config: EmbeddingConfig) -> Shard:
-    """Which classes of each head this process holds."""
+    """Return the part of each head's classes that this process holds."""
     return Shard.of_this_process() if config.DIST_FC else WHOLE
 
 
 def share_sizes(config: EmbeddingConfig) -> list[int]:
-    """How many images of each branch this process has of a batch."""
+    """Return the number of images of each branch in this process's part of a batch."""
     return [data.batch_size // world_size() for data in config.DATASETS]
 
 
 def margin_loss(config: EmbeddingConfig, heads: nn.ModuleList, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Weighted sum of the branches' losses; the batch holds one branch's samples after the other's.
+    """Sum the branches' losses by weight; the batch holds the samples of one branch after those of another.
 
     Sharded heads see the embeddings of all processes, and each process computes the loss of the whole batch. It counts
-    once, but the gradients of the network are averaged over the processes afterwards: hence `scale_gradient`.
+    once, but the network's gradients are averaged over the processes afterwards: `scale_gradient` compensates.
 
     Shape: embeddings (B, D) and labels (B,), this process's -> ().
     """
@@ -68,7 +68,7 @@ def margin_loss(config: EmbeddingConfig, heads: nn.ModuleList, embeddings: Tenso
 
 
 def labels_over_branches(config: EmbeddingConfig, num_classes: Sequence[int], labels: Tensor) -> Tensor:
-    """(B,) labels that tell the identities of different branches, so many in each, apart."""
+    """Offset labels (B,) so that identities of different branches differ; `num_classes`: identities of each."""
     firsts = [0, *accumulate(num_classes)][: len(num_classes)]
     branches = zip(firsts, labels.split(share_sizes(config)), strict=True)
     return torch.cat([label + first for first, label in branches])

@@ -1,12 +1,12 @@
-"""What the processes of a training run hold in common, and how it stays the same in all of them.
+"""Keep the modules of a training run equal in all processes.
 
-Every process computes the gradient of its own loss: its part of the batch for what is averaged over images, the
-whole of what is computed by all together (see torchkit.util.distributed). The mean over the processes is the gradient
-that one process has. Only a sharded head is not averaged: its rows are this process's alone, and their gradient is
-complete.
+Every process computes the gradient of its own loss: that of its part of the batch where a loss is averaged over images,
+the whole loss where all processes compute it together (see torchkit.util.distributed). The mean over the processes is
+the gradient that a single process would have. Sharded heads alone are not averaged: each process holds other rows, and
+their gradient is complete.
 
-One explicit exchange after the last backward pass of a step, instead of DistributedDataParallel: it sees accumulated
-gradients, loss scaling and parameters without gradient as they are, and the client has 1 M parameters.
+Gradients are exchanged once, after the last backward pass of a step. Unlike DistributedDataParallel this leaves
+accumulated gradients, loss scaling and parameters without gradient as they are; the client has only 1 M parameters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torchkit.util import distributed
 
 
 def join_processes(modules: Iterable[nn.Module]) -> None:
-    """Make what is trained the same in all processes, and let it see the whole batch."""
+    """Give the modules the same state in all processes, and layers that see the whole batch."""
     if distributed.world_size() > 1:
         modules = list(modules)
         for module in modules:
@@ -33,7 +33,7 @@ def join_processes(modules: Iterable[nn.Module]) -> None:
 
 
 def broadcast_state(modules: Iterable[nn.Module]) -> None:
-    """Give every process what the main one holds, but for the rows of sharded heads: a key may come from the system."""
+    """Copy the main process's state to all, except the rows of sharded heads: keys may be drawn from the system."""
     if distributed.world_size() == 1:
         return
     for module in modules:
@@ -47,16 +47,16 @@ def broadcast_state(modules: Iterable[nn.Module]) -> None:
 
 
 def sharded_heads(modules: Iterable[nn.Module]) -> list[MarginHead]:
-    """The heads of which this process holds a part."""
+    """List the heads of which this process holds a part."""
     parts = (part for module in modules for part in module.modules())
     return [part for part in parts if isinstance(part, MarginHead) and part.shard.count > 1]
 
 
 def check_same(step: int, what: str, device: torch.device) -> None:
-    """Make sure that all processes found the same.
+    """Check that `step` is the same in all processes.
 
     Raises:
-        ValueError: in every process, when they did not.
+        ValueError: it differs; raised in every process.
     """
     numbers = torch.tensor([step, -step], device=device)
     highest, lowest = distributed.reduce_max(numbers).tolist()
@@ -65,7 +65,7 @@ def check_same(step: int, what: str, device: torch.device) -> None:
 
 
 def means(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
-    """Means over the processes of named numbers."""
+    """Average numbers by name over the processes."""
     count = distributed.world_size()
     if count == 1:
         return dict(values)
@@ -74,9 +74,9 @@ def means(values: Mapping[str, float], device: torch.device) -> dict[str, float]
 
 
 def means_with_gradient(values: Tensor) -> Tensor:
-    """Means over the processes of a tensor, (...) -> the same.
+    """Average a tensor (...) over the processes.
 
-    Its gradient is right once the gradients of what all processes hold are averaged, as those of their own values are.
+    Its gradient is right after the usual averaging of gradients over the processes.
     """
     count = distributed.world_size()
     return values if count == 1 else distributed.reduce_sum(distributed.scale_gradient(values, count)) / count
@@ -92,16 +92,16 @@ class Gradients:
 
     def __init__(self, optimizer: torch.optim.Optimizer, modules: Iterable[nn.Module]) -> None:
         self.own: list[nn.Parameter] = [head.weight for head in sharded_heads(modules)]
-        """Rows that no other process has."""
+        """The rows of sharded heads, which no other process has."""
         own = {id(parameter) for parameter in self.own}
         self.shared = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
 
     @torch.no_grad()
     def average(self) -> None:
-        """Replace the gradients of what all processes hold by their means.
+        """Average the gradients of the parameters that all processes hold.
 
-        A value that is not finite in a sharded head's gradient appears in all others, so that with loss scaling every
-        process skips the same steps.
+        A non-finite value in a sharded head's gradient makes all other gradients non-finite too, so that with loss
+        scaling every process skips the same steps.
         """
         count = distributed.world_size()
         if count == 1:
@@ -129,7 +129,7 @@ class Gradients:
 
 
 def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """Of those that have one: parameters that no loss reaches are the same in every process."""
+    """List the gradients of the parameters that have one, which are the same parameters in every process."""
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
@@ -144,7 +144,7 @@ def _squared_norm(gradients: list[Tensor], device: torch.device) -> Tensor:
 
 
 class OptimizerState:
-    """State of an optimiser for a checkpoint that any number of processes can read: with the rows of whole heads.
+    """The state of an optimiser for checkpoints, with the rows of whole heads: any number of processes can load it.
 
     Args:
         optimizer: of the run.
@@ -156,20 +156,20 @@ class OptimizerState:
         heads = {id(head.weight): head for head in sharded_heads(modules)}
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.heads = {index: heads[id(p)] for index, p in enumerate(parameters) if id(p) in heads}
-        """By the number that the optimiser knows their weights by."""
+        """Sharded heads by the index of their weight in the optimiser."""
 
     def full(self) -> dict[str, Any]:
-        """The state; every process must call it."""
+        """Return the state with all rows; every process must call it."""
         state = self.optimizer.state_dict()
         return {**state, "state": {index: self._rows(index, entry, "all") for index, entry in state["state"].items()}}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Load what `full` gave in this or another number of processes."""
+        """Load the result of `full`, from any number of processes."""
         entries = {index: self._rows(index, entry, "own") for index, entry in state["state"].items()}
         self.optimizer.load_state_dict({**state, "state": entries})
 
     def _rows(self, index: int, entry: dict[str, Any], which: str) -> dict[str, Any]:
-        """The entry of parameter `index` with all rows, or this process's own, where it has rows."""
+        """Return the entry of parameter `index` with all rows or this process's own, where it has rows."""
         head = self.heads.get(index)
         if head is None:
             return entry

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""Profile training steps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TABLE_ROWS = 25
 
 
 def profile_steps(task: BaseTask, steps: int) -> tuple[str, Path]:
-    """Run `steps` training steps under the profiler, after two that are not counted; nothing is saved but the trace.
+    """Profile `steps` training steps after two of warm-up; save the trace and nothing else.
 
     Returns:
-        a table of the operators that took longest, and the Chrome trace (open it in chrome://tracing or Perfetto).
+        A table of the slowest operators, and the path of the Chrome trace (for chrome://tracing or Perfetto).
     """
     path = task.config.LOGS / "profile_trace.json"
     activities = [ProfilerActivity.CPU]

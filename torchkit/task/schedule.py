@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the step, so that a resumed run needs no schedule state."""
+"""The learning rate as a pure function of the step, so that a resumed run needs no state of a schedule."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Schedule:
     epochs: int
 
     def __call__(self, step: int) -> float:
-        """Learning rate of `step`, counted from 0 over the whole run."""
+        """Return the learning rate of `step`, counted from 0 over the whole run."""
         if step <= self.warmup_steps and self.warmup_steps > 0:
             return self.rates[0] * step / self.warmup_steps
         if self.kind == "step":

@@ -1,4 +1,4 @@
-"""Training of a recogniser on clear images, for those who have no pre-trained one: it can be a server afterwards."""
+"""Train a recogniser on clear images, for use as a server where no pre-trained one is available."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ logger = logging.getLogger("torchkit")
 
 
 class ServerTask(BaseTask):
-    """Minimises  sum_b weight_b * softmax_b(head_b(e)), e being the network's embedding of the clear image.
+    """Minimise  sum_b weight_b * softmax_b(head_b(e)), e being the network's embedding of the clear image.
 
-    BACKBONE_NAME is the network, SERVER.CHANNEL_ORDER the colours it is fed; b runs over DATASETS.
+    BACKBONE_NAME is the network, SERVER.CHANNEL_ORDER the colour order of its input; b runs over DATASETS.
     """
 
     config: RecogniserConfig
@@ -53,7 +53,7 @@ class ServerTask(BaseTask):
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, 112, 112) uint8 RGB -> (B, D), unit length, as the exported recogniser will."""
+        """Embed (B, 3, 112, 112) uint8 RGB -> (B, D), unit length, as the exported recogniser will."""
         self.backbone.eval()
         return F.normalize(self.backbone(network_input(images, self.channel_order)).float())
 
@@ -65,7 +65,7 @@ class ServerTask(BaseTask):
             logger.info("its accuracy: python validation/server_main.py --server %s --server-checkpoint %s", name, path)
 
     def save_recogniser(self, name: str) -> None:
-        """Write the recogniser as it is now to MODEL_ROOT/name."""
+        """Write the current recogniser to MODEL_ROOT/name."""
         path = self.config.MODEL_ROOT / name
         save_recogniser_file(path, self.config.BACKBONE_NAME, self.backbone, self.channel_order, self.step)
         logger.info("recogniser after %d steps: %s", self.step, path)

@@ -1,7 +1,7 @@
-"""Layers that see, or draw for, the whole batch where each process holds a part of it.
+"""Batch norms and dropouts that work on the whole batch, of which each process holds a part.
 
-A batch norm of half a batch is another network than that of the whole: with these layers the number of processes
-does not matter. They take the place of PyTorch's in a network that is to be trained, weights and names stay.
+A batch norm of half a batch differs from that of the whole: with these layers the number of processes does not matter.
+They replace PyTorch's layers in a network that is trained; weights and names stay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def convert_sync_layers(module: nn.Module) -> None:
     """Replace the batch norms and dropouts within `module`, in place.
 
     Raises:
-        ValueError: a batch norm that does more than PyTorch's.
+        ValueError: a batch norm of another class than PyTorch's.
     """
     for name, layer in list(module.named_modules()):
         if type(layer) in BATCH_NORMS:
@@ -47,7 +47,7 @@ class SyncBatchNorm(_BatchNorm):
 
     @classmethod
     def like(cls, layer: _BatchNorm) -> SyncBatchNorm:
-        """With the parameters and buffers of `layer` themselves."""
+        """Make a layer that shares the parameters and buffers of `layer`."""
         synced = cls(layer.num_features, layer.eps, layer.momentum, affine=False)
         synced.affine, synced.weight, synced.bias = layer.affine, layer.weight, layer.bias
         synced.running_mean, synced.running_var = layer.running_mean, layer.running_var
@@ -74,9 +74,9 @@ class SyncBatchNorm(_BatchNorm):
 
 @torch.no_grad()
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Mean and biased variance (C,) float32 of each channel over all processes' (B, C, ...), and over how many values.
+    """Compute mean and biased variance (C,) float32 over all processes' (B, C, ...), and the number of values.
 
-    The variance is that within the processes plus that of their means: no small difference of large squares.
+    The variance is that within the processes plus that of their means, which avoids differences of large squares.
     """
     processes = distributed.world_size()
     own = torch.stack(torch.var_mean(x.float(), _other_dims(x), correction=0))  # (2, C)
@@ -112,12 +112,12 @@ class _Normalise(torch.autograd.Function):
 
 
 def _other_dims(x: Tensor) -> list[int]:
-    """All but the channels'."""
+    """List all dimensions but the channels'."""
     return [0, *range(2, x.dim())]
 
 
 class SyncDropout(nn.Dropout):
-    """Dropout by the rows of the mask that one process would draw for the whole batch.
+    """Dropout with this process's rows of the mask that a single process would draw for the whole batch.
 
     Row i of this process is row i * processes + rank of the batch. All processes draw the same numbers.
     """

@@ -1,4 +1,4 @@
-"""PRO-Face C's training: a client and compensation weights against a frozen recogniser."""
+"""Train a PRO-Face C client and compensation weights against a frozen recogniser."""
 
 from __future__ import annotations
 

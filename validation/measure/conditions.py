@@ -1,8 +1,8 @@
-"""Conditions: what the server is given of a face, and how an embedding comes of it. One table, `CONDITIONS`.
+"""Conditions: what the server receives of a face, and how it is embedded. One table, `CONDITIONS`.
 
-Whatever stands in the table gets accuracies, curves, intervals, tests and a place in every table, file and chart. A
-condition may send messages, whose bytes are then counted, and may be prepared for each obfuscation, also by fitting
-something on training faces.
+Every condition in the table gets accuracies, curves, intervals, tests and a place in every table, file and chart. A
+condition may send messages, whose bytes are then counted, and may be prepared for each obfuscation, e.g. by fitting a
+map on training faces.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from validation.measure.embedding_code import EmbeddingCode
 from validation.measure.ridge import LinearMap, fit_best_ridge
 
 Party = Literal["client", "recogniser", "compensated server"]
-"""What one of the parties may run for a face."""
+"""A network that one of the parties may run for a face."""
 NO_FINGERPRINT = bytes(16)
 
 
@@ -47,7 +47,7 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class Parties:
-    """A `System` of parts."""
+    """A `System` put together from its parts."""
 
     recogniser: Any
     client: Client | None = None
@@ -56,22 +56,22 @@ class Parties:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A batch of B faces, as the client has them and as they are observed."""
+    """A batch of B faces: clear, and as observed."""
 
     system: System
     clear: Tensor
     """(B, 3, 112, 112) uint8 RGB."""
     observation: Observation
-    """What leaves; under a condition without an obfuscation the clear images themselves."""
+    """What leaves the client; under a condition without obfuscation, the clear images."""
     prepared: Any = None
-    """What the condition's `prepare` returned."""
+    """The result of the condition's `prepare`."""
 
     def mirrored(self) -> Subject:
-        """The mirror images, observed anew: the features of a mirrored image are not those of the image, mirrored."""
+        """Mirror the images and observe them again, since features of a mirrored image are not mirrored features."""
         return self._observed(self.clear.flip(-1), self.observation.images.flip(-1))
 
     def select(self, chosen: list[int]) -> Subject:
-        """Some of the faces, observed anew: in float32 where mixed precision is off."""
+        """Select some of the faces and observe them again, in float32 where mixed precision is off."""
         streams = self.observation.streams
         return self._observed(
             self.clear[chosen],
@@ -89,21 +89,21 @@ class Condition:
     """A row of the table."""
 
     name: str
-    """As results call it."""
+    """Its name in results."""
     description: str
-    """What the recogniser is given, as a noun phrase."""
+    """What the recogniser receives, as a noun phrase."""
     colour: str
-    """Of its curves and bars."""
+    """Colour of its curves and bars."""
     embed: Callable[[Subject], Tensor]
     """Embeddings (B, D) of any length; with image and mirror image fused, the longer one weighs more."""
     needs_obfuscation: bool = True
     """Whether it is measured for each obfuscation, or once."""
     needs_client: bool = False
-    """Whether its observation has features."""
+    """Whether its observation includes features."""
     message_sizes: Callable[[Subject], np.ndarray] | None = None
     """(B, 3) bytes of each face's message, of its image and of its features; None where no client sends anything."""
     client_runs: Party | None = None
-    """What the client runs for a face: its own network, the recogniser, or nothing."""
+    """The network that the client runs for a face: its own, the recogniser, or none."""
     server_runs: Party | None = "recogniser"
     prepare: Callable[[System, Iterable[Subject]], Any] | None = None
     """Called once for each obfuscation, with training faces under it (none, if no training images were given)."""
@@ -135,12 +135,12 @@ def _encoder(system: System, _: Iterable[Subject]) -> Encoder:
 
 
 def _embed_clear(subject: Subject) -> Tensor:
-    """The recogniser's embedding of the clear images, unit length."""
+    """Embed the clear images by the recogniser, unit length."""
     return F.normalize(subject.system.recogniser.forward_intermediates(subject.clear)[1])
 
 
 def _flat_features(subject: Subject) -> Tensor:
-    """(B, d): the features of all taps as they leave."""
+    """Concatenate the features of all taps as they leave: (B, d)."""
     assert subject.observation.features is not None
     return torch.cat([tap.flatten(1) for tap in subject.observation.features], dim=1)
 
@@ -221,7 +221,7 @@ CONDITIONS = {
     )
 }
 DEFAULT_CONDITIONS = ("clear", "obfuscated", "compensated")
-"""What is measured unless other conditions are asked for."""
+"""The conditions that are measured by default."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class Case:
 
 
 def cases(obfuscations: Iterable[str], names: Iterable[str] = DEFAULT_CONDITIONS) -> list[Case]:
-    """Conditions without an obfuscation, then for each obfuscation the others; both in the table's order.
+    """List the conditions without an obfuscation, then for each obfuscation the others, in the table's order.
 
     Raises:
         ValueError: an unknown name.

@@ -1,4 +1,4 @@
-"""What client and server do for a face under each condition: multiply-adds, parameters, latencies."""
+"""Costs of client and server for a face under each condition: multiply-adds, parameters, latencies."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ PARTIES = ("client", "server")
 
 
 def measure_costs(system: ProFaceC) -> dict[Party, Cost]:
-    """The cost of all that a party may run, each measured once."""
+    """Measure the cost of each network that a party may run, once."""
     both = system_cost(system)
     return {"client": both.client, "compensated server": both.server, "recogniser": recogniser_cost(system.recogniser)}
 
 
 def cost_extras(condition: Condition, costs: Mapping[Party, Cost]) -> dict[str, float]:
-    """What a row of results tells of the cost of its condition; a party that runs no network costs nothing."""
+    """Return the cost entries of a row of results; a party that runs no network costs nothing."""
     extras: dict[str, float] = {}
     for name, runs in zip(PARTIES, (condition.client_runs, condition.server_runs), strict=True):
         cost = Cost(0, 0, 0.0, 0.0) if runs is None else costs[runs]

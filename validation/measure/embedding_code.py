@@ -1,8 +1,8 @@
-"""Unit embeddings in 1 or 2 bits a value: what a client sends that runs the whole recogniser itself.
+"""Code unit embeddings in 1 or 2 bits a value, for a client that runs the whole recogniser itself.
 
-A random rotation makes the values of an embedding alike: of a unit vector of D values each is then nearly Gaussian with
-variance 1 / D (as in RaBitQ, Gao and Long, SIGMOD 2024, arXiv 2405.12497). Each is quantised by the Lloyd-Max quantiser
-of the Gaussian (Max, IRE Trans. Inf. Theory 1960), which with 1 bit is the sign.
+After a random rotation, each of the D values of a unit vector is nearly Gaussian with variance 1 / D (as in RaBitQ, Gao
+and Long, SIGMOD 2024, arXiv 2405.12497). Each is quantised by the Lloyd-Max quantiser of the Gaussian (Max, IRE Trans.
+Inf. Theory 1960), which with 1 bit is the sign.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Embeds a validation set under every condition in one pass over its distinct images, shared out among processes.
+"""Embed a validation set under every condition in one pass over its distinct images, split over the processes.
 
-An image is obfuscated once for each kind; what else is to be known of it, bytes of messages or example faces, is
-collected in the same pass.
+An image is obfuscated once for each kind; bytes of messages and example faces are collected in the same pass.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from validation.measure.conditions import Case, Subject, System, cases
 
 @dataclass(frozen=True)
 class Computation:
-    """Where and how to compute."""
+    """Device, precision and workers of an evaluation."""
 
     device: torch.device
     batch_size: int = 64
     num_workers: int = 0
-    """Processes that obfuscate."""
+    """Number of processes that obfuscate."""
     amp: torch.dtype | None = None
     """Type of mixed precision; None: float32."""
     flip: bool = False
@@ -41,10 +40,10 @@ class Computation:
 
 
 class FaceBatch(NamedTuple):
-    """Some of a set's distinct images, with their obfuscations."""
+    """A batch of a set's distinct images, with their obfuscations."""
 
     positions: list[int]
-    """Where they stand in the set."""
+    """Their positions in the set."""
     clear: Tensor
     """(B, 3, 112, 112) uint8 RGB."""
     obfuscated: dict[str, tuple[Tensor, Sequence[bytes]]]
@@ -56,7 +55,7 @@ class Collector(Protocol):
 
     @property
     def first(self) -> Collection[int]:
-        """Positions that the main process must embed."""
+        """Positions of images that the main process must embed."""
 
     def __call__(self, case: Case, positions: Sequence[int], subject: Subject) -> None: ...
 
@@ -71,16 +70,16 @@ def embed(
     collectors: Sequence[Collector] = (),
     fit_images: np.ndarray | None = None,
 ) -> dict[Case, np.ndarray]:
-    """Embeddings of every row of a set in every case; each process embeds its part, and gets all.
+    """Embed every row of a set in every case; each process embeds its part, and returns all.
 
     Args:
         system: client and server, or a recogniser alone.
         data: the set.
         wanted: as from `cases`.
         seed: of the hybrid.
-        computation: where and how.
-        collectors: what else is to be known.
-        fit_images: (M, 3, 112, 112) uint8 RGB: training images, for conditions that are fitted.
+        computation: device, precision and workers.
+        collectors: called with every batch in every case.
+        fit_images: (M, 3, 112, 112) uint8 RGB, training images for conditions that are fitted.
 
     Returns:
         case -> (N, D) float32, unit length, in row order.
@@ -94,14 +93,14 @@ def embed(
 
 
 def own_positions(count: int, first: Iterable[int]) -> list[int]:
-    """Which of `count` images this process embeds: an even share, the main process also `first`."""
+    """Choose the images, of `count`, that this process embeds: an even share, in the main process also `first`."""
     leading = list(dict.fromkeys(first))
     others = [place for place in range(count) if place not in set(leading)]
     return (leading if is_main() else []) + others[rank() :: world_size()]
 
 
 class FaceBatches:
-    """The images at `positions` in batches, obfuscated by the loader's workers."""
+    """Batches of the images at `positions`, obfuscated by the loader's workers."""
 
     def __init__(self, faces: ObservedFaces, positions: Sequence[int], computation: Computation) -> None:
         self.kinds, self.positions, self.batch_size = faces.kinds, positions, computation.batch_size
@@ -133,7 +132,7 @@ def face_batches(
 def prepare(
     system: System, wanted: Iterable[Case], seed: int, computation: Computation, fit_images: np.ndarray | None
 ) -> dict[Case, object]:
-    """What each case's `Condition.prepare` returns; None where there is nothing to prepare."""
+    """Call each case's `Condition.prepare` and return the results; None where there is nothing to prepare."""
     prepared: dict[Case, object] = dict.fromkeys(wanted)
     for case in prepared:
         if case.condition.prepare is not None:
@@ -181,19 +180,18 @@ def subjects(
 def fused(case: Case, subject: Subject, mirrored: Subject | None) -> Tensor:
     """Embedding (B, D), unit length, of images or, with `mirrored`, of images and their mirror images together.
 
-    The sum of what is made of both before it is brought to unit length, so that the longer embedding, of the clearer
-    image, weighs more: how AdaFace's published accuracies fuse (Kim et al., CVPR 2022).
+    Both embeddings are summed before they are normalised, so that the longer one, of the clearer image, weighs more:
+    this is the fusion of AdaFace's published accuracies (Kim et al., CVPR 2022).
 
-    Of a compensated image the clear and the obfuscated image are both mirrored. The server could mirror the
-    obfuscated image itself; the features of the mirrored residual are new to it, and a hybrid is not drawn a second
-    time. So the client sends two messages instead of one.
+    For a compensated image, the clear and the obfuscated image are both mirrored; a hybrid is not drawn again. The
+    server could mirror the obfuscated image itself, but not the features: so the client sends two messages, not one.
     """
     embedding = case.condition.embed(subject)
     return F.normalize(embedding if mirrored is None else embedding + case.condition.embed(mirrored))
 
 
 def from_all(array: np.ndarray, device: torch.device) -> np.ndarray:
-    """The sum over all processes; of rows, those that others have zeros for."""
+    """Sum an array over all processes, e.g. rows that are zero in all processes but one."""
     return array if world_size() == 1 else reduce_sum(torch.from_numpy(array).to(device)).cpu().numpy()
 
 

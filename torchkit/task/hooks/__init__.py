@@ -1,4 +1,4 @@
-"""What happens around training steps: learning rate, progress, TensorBoard, checkpoints."""
+"""Hooks of a training run: learning rate, progress, TensorBoard, checkpoints."""
 
 from torchkit.task.hooks.base import Hook, TrainingRun
 from torchkit.task.hooks.checkpoint import CheckpointHook

@@ -1,4 +1,4 @@
-"""Hooks: what happens around training steps without being part of them."""
+"""The interface between hooks and the training run that calls them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchkit.config import Config
 
 
 class TrainingRun(Protocol):
-    """What a hook may know and ask of the run it belongs to; `BaseTask` is one."""
+    """The attributes and methods of a run that hooks may use; `BaseTask` has them."""
 
     config: Config
     device: torch.device
@@ -31,26 +31,26 @@ class TrainingRun(Protocol):
     def images_per_step(self) -> int: ...
 
     def export(self, epoch: int | None) -> None:
-        """Write what users take away: after `epoch` epochs, or at the end of the run (None)."""
+        """Write the result of training: after `epoch` epochs, or at the end of the run (None)."""
 
     def save_checkpoint(self) -> None:
-        """Write the run as it is now; every process must call it."""
+        """Write the state of the run; every process must call it."""
 
     def log_scalars(self, scalars: Mapping[str, float]) -> None:
-        """Draw other curves than the losses. Main process only."""
+        """Log curves beside those of the losses. Main process only."""
 
 
 class Hook:
-    """Called by a training run; each method may be left out."""
+    """Called by a training run; subclasses override the methods that they need."""
 
     def before_run(self, task: TrainingRun) -> None: ...
 
     def before_step(self, task: TrainingRun) -> None: ...
 
     def after_step(self, task: TrainingRun, metrics: Mapping[str, float]) -> None:
-        """`task.step` steps are done; `metrics` are the named losses of the last."""
+        """Called when `task.step` steps are done; `metrics` are the losses of the last one by name."""
 
     def after_epoch(self, task: TrainingRun) -> None:
-        """`task.epoch` epochs are done."""
+        """Called when `task.epoch` epochs are done."""
 
     def after_run(self, task: TrainingRun) -> None: ...

@@ -1,4 +1,4 @@
-"""Saves the run: every so many minutes, and at the ends of chosen epochs."""
+"""Save the run at intervals, and after chosen epochs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchkit.util import distributed
 
 
 class CheckpointHook(Hook):
-    """Runs in all processes: the parts of heads are collected from them. The main one's clock counts.
+    """Save and export a run, in all processes: sharded heads are collected from them. The main one's clock decides.
 
     Args:
     save_epochs: epochs, counted from 1, after which to save and to export; None: all.
@@ -26,7 +26,7 @@ class CheckpointHook(Hook):
         self.saved_at = time.monotonic()
 
     def after_step(self, task: TrainingRun, metrics: Mapping[str, float]) -> None:
-        # The last step of an epoch is saved with the epoch, which is counted only then.
+        # After the last step of an epoch, `after_epoch` saves instead, when the epoch is counted.
         if task.step % task.steps_per_epoch and self._is_time(task):
             self._save(task)
 

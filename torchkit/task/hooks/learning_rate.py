@@ -1,4 +1,4 @@
-"""Sets the learning rate before each step."""
+"""Set the learning rate before each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress bar with throughput and time left, and a text log of the means."""
+"""Show progress and write a text log of mean losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("torchkit")
 
 
 class ProgressHook(Hook):
-    """Shows images a second and the time left; logs mean losses every 100 steps and at the end of each epoch."""
+    """Show images per second and the time left; log mean losses every 100 steps and after each epoch."""
 
     def __init__(self) -> None:
         self.meters = Meters()
@@ -56,14 +56,14 @@ class ProgressHook(Hook):
 
 
 class TqdmHandler(logging.Handler):
-    """Writes log lines above the progress bar."""
+    """Write log lines above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record))
 
 
 def start_logging(folder: Path) -> None:
-    """Send the toolkit's log to the terminal and, appended, to folder/train.log; that of the main process alone."""
+    """Send the toolkit's log to the terminal and append it to folder/train.log, in the main process alone."""
     logger.setLevel(logging.INFO)
     logger.propagate = False
     for old in list(logger.handlers):

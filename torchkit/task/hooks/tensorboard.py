@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard."""
+"""Write scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WRITE_EVERY_STEPS = 10
 
 
 class TensorBoardHook(Hook):
-    """Writes losses and the learning rate every 10 steps; a resumed run goes on in the same curves."""
+    """Write losses and the learning rate every 10 steps; a resumed run continues the same curves."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,7 +29,7 @@ class TensorBoardHook(Hook):
         self.writer.add_scalar("train/learning_rate", task.optimizer.param_groups[0]["lr"], task.step)
 
     def log(self, task: TrainingRun, scalars: Mapping[str, float]) -> None:
-        """Write other scalars at the present step."""
+        """Write other scalars at the current step."""
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, task.step)
 
