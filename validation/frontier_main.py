@@ -1,11 +1,11 @@
-"""Train and measure the ways to have a face recognised, and draw their frontier: accuracy, leakage, bytes, client work.
+"""Train and measure ways to recognise faces, and draw their frontier: accuracy, leakage, bytes, client work.
 
     python validation/frontier_main.py --faces Data/faces --sets runs/frontier/sets \\
         --server-checkpoint model/mobilefacenet_512_bgr.pth
     python validation/frontier_main.py ... --recipes "light client" "split computing"
 
 Each recipe is trained, its accuracy measured on the set "faces" under the hybrid obfuscation, beside what its client
-could do alone, and, with --judge-checkpoint, attacked. A command that was stopped goes on where it was.
+could do alone, and, with --judge-checkpoint, attacked. A stopped command continues where it stopped.
 
 Prints a table and writes OUT/frontier.json, OUT/frontier.md and OUT/frontier.png, and a folder for each recipe.
 """

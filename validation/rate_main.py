@@ -1,4 +1,4 @@
-"""Accuracy against the bytes of a message, as an image: how far features can be quantised and pruned.
+"""Measure accuracy against the bytes of a message: how far features can be quantised and pruned.
 
     python validation/rate_main.py --clients runs/faces/client.pth --dataset faces
     python validation/rate_main.py --clients runs/a/client.pth runs/b/client.pth --bits 8 4 2 1 --prune 0 0.5 0.75
@@ -61,14 +61,14 @@ BYTES_PER_KB = 1000
 
 @dataclass(frozen=True)
 class Point:
-    """One way to send faces."""
+    """A way to send faces: its accuracy, bytes and costs."""
 
     series: str
     """clear, obfuscated, published layout, trained, trained but not quantised, or compressed afterwards."""
     client: str | None
-    """Its file."""
+    """Path of its file."""
     bits: tuple[int, ...] | None
-    """Of each tap."""
+    """Bits of each tap."""
     pruned_values: float | None
     """Share of values sent as zero, where that was done after training."""
     size: PayloadSize
@@ -127,7 +127,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def observe_faces(system: System, data: ValidationSet, kind: str, seed: int, computation: Computation) -> Faces:
-    """The faces of a set as the server gets them."""
+    """Observe the faces of a set as the server gets them."""
     batches = face_batches(system, data.images, [Case("obfuscated", kind)], seed, computation)
     return Faces(data, kind, seed, computation, list(tqdm(batches, desc=kind, unit=" batches", dynamic_ncols=True)))
 
@@ -136,7 +136,7 @@ def observe_faces(system: System, data: ValidationSet, kind: str, seed: int, com
 def measure(
     system: System, faces: Faces, wanted: Iterable[Case], unit: str
 ) -> dict[Case, tuple[float, float, PayloadSize | None]]:
-    """Accuracy, its deviation over the folds and, where messages are sent, their size, in each case."""
+    """Measure accuracy, its deviation over the folds and, where messages are sent, their size, in each case."""
     prepared = prepare(system, wanted, faces.seed, faces.computation, None)
     counter = SizeCounter(len(faces.data.images), faces.computation)
     batches = tqdm(faces.batches, desc=unit, unit=" batches", dynamic_ncols=True)
@@ -162,7 +162,7 @@ def image_points(system: System, quality: int | None, faces: Faces, costs: Costs
 def client_point(
     system: ProFaceC, client: Client, series: str, file: Path, share: float | None, faces: Faces, costs: Costs
 ) -> Point:
-    """One client's accuracy and bytes."""
+    """Measure a client's accuracy and bytes."""
     case = Case("compensated", faces.kind)
     parties = Parties(system.recogniser, client, system.server)
     accuracy, std, size = measure(parties, faces, [case], f"{series} {client.settings.bits}")[case]
@@ -179,7 +179,7 @@ def published_layout(point: Point, system: ProFaceC) -> Point:
 
 
 def evaluate_client(file: Path, arguments: argparse.Namespace, data: ValidationSet, first: bool) -> list[Point]:
-    """All points of one client file; with `first` also those without features."""
+    """Measure all points of a client file; with `first`, also those without features."""
     device = pick_device(arguments.device)
     computation = Computation(device, arguments.batch_size, arguments.num_workers, amp_dtype(arguments.amp, device))
     system = load_system(file).to(device).to(memory_format=torch.channels_last)
@@ -215,7 +215,7 @@ LOOKS = {
 
 @styled
 def draw(points: list[Point], title: str, out: Path) -> Path:
-    """Accuracy over bytes on a logarithmic axis; the obfuscated images, far below, have a strip of their own."""
+    """Draw accuracy over bytes on a logarithmic axis; the obfuscated images, far below, have their own strip."""
     figure = new_figure(8, 5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     for series, (marker, colour) in LOOKS.items():

@@ -1,4 +1,4 @@
-"""The clients on the frontier, and the commands that train and measure them. What is there already is not repeated."""
+"""The clients on the frontier, and the commands that train and measure them; existing results are kept."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger("torchkit")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A client of the frontier: a configuration, and what it has other than that."""
+    """A client of the frontier: a configuration, and changes to it."""
 
     name: str
-    """As tables and charts call it."""
+    """Its name in tables and charts."""
     config: str
     """File under configs/."""
     changes: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class Frontier:
     out: Path
 
     def run(self, recipe: Recipe) -> None:
-        """Train a recipe, measure it and attack it, as far as that has not been done."""
+        """Train a recipe, measure it and attack it, unless that has been done."""
         folder = self.out / recipe.folder
         steps = {folder / "client.pth": self.training, self.accuracy_file(recipe): self.validation}
         if self.judge is not None:
@@ -150,6 +150,6 @@ def run(command: Sequence[str], result: Path) -> None:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A results.json of this project."""
+    """Read a results.json of this project."""
     contents: dict[str, Any] = json.loads(path.read_text())
     return contents

@@ -1,4 +1,4 @@
-"""How many bytes the client sends for an image, counted on real messages."""
+"""Count the bytes that the client sends for an image, on real messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from validation.measure.conditions import Case, Subject
 from validation.measure.evaluate import Computation, from_all
 
 IMAGES = 128
-"""Images of a set that are encoded; sizes differ little between images."""
+"""Number of images of a set that are encoded; sizes differ little between images."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,17 @@ class PayloadSize:
     image: float
     """Of the obfuscated image."""
     features: float
-    """Of all taps; what is left of the message is header and checksum."""
+    """Of all taps; the rest of the message is header and checksum."""
 
     def extras(self) -> dict[str, float]:
-        """What a row of results tells of it."""
+        """The entries of a row of results."""
         return {
             "payload_bytes": self.message, "payload_image_bytes": self.image, "payload_feature_bytes": self.features,
         }  # fmt: skip
 
 
 class SizeCounter:
-    """Encodes the messages of up to `IMAGES` of `count` images, evenly spread, as an evaluation passes them.
+    """Encode the messages of up to `IMAGES` of `count` images, evenly spread, during an evaluation.
 
     Features are computed in float32, as a phone does. Where image and mirror image are fused, the client sends a
     message for each, and both are counted.
@@ -60,7 +60,7 @@ class SizeCounter:
                 totals += message_sizes(message).sum(axis=0)
 
     def mean_sizes(self, wanted: Sequence[Case]) -> dict[Case, PayloadSize]:
-        """The mean over all processes in each of the cases that send messages; every process must call it."""
+        """Average over all processes, in each of the cases that send messages; every process must call it."""
         sending = [case for case in wanted if case.condition.message_sizes is not None]
         means = {case: from_all(self.totals.get(case, np.zeros(3)), self.device) / len(self.chosen) for case in sending}
         return {case: PayloadSize(*map(float, mean)) for case, mean in means.items()}

@@ -1,4 +1,4 @@
-"""Ridge regression in closed form: the best linear map from features to embeddings, less what the penalty takes.
+"""Ridge regression in closed form: the best penalised linear map from features to embeddings.
 
     W = argmin |X W - Y|^2 + alpha |W|^2  =  (X'X + alpha I)^-1 X'Y  =  X'(XX' + alpha I)^-1 Y        X, Y centred
 
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RELATIVE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Penalties that are tried, as multiples of the faces' mean squared distance from their mean."""
+"""Candidate penalties, as multiples of the faces' mean squared distance from their mean."""
 HELD_OUT = 5
-"""One face in so many chooses the penalty."""
+"""One in this many faces is held out to choose the penalty."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class LinearMap:
 
 
 def fit_ridge(features: Tensor, embeddings: Tensor, penalty: float) -> LinearMap:
-    """The map with the least squared error plus penalty.
+    """Fit the map with the least squared error plus penalty.
 
     Args:
         features: (n, d).
@@ -61,7 +61,7 @@ def _solve(gram: Tensor, right: Tensor, penalty: float) -> Tensor:
 
 
 def fit_best_ridge(features: Tensor, embeddings: Tensor) -> LinearMap:
-    """The map with the penalty that is best for faces it was not fitted on, then fitted on all of them.
+    """Fit the map with the penalty that is best on held-out faces, then on all faces.
 
     The last fifth of the faces is held out; where a training set lists its people one after the other, these are
     other people, as in validation.

@@ -9,16 +9,16 @@ import numpy as np
 from torchkit.data.index import read_index
 
 FIT_IMAGES = 4096
-"""How many images a condition is fitted on at most: their features must fit in memory."""
+"""Most images that a condition is fitted on: their features must fit in memory."""
 
 
 def read_training_images(index: Path, data_root: Path | None = None, limit: int = FIT_IMAGES) -> np.ndarray:
-    """Up to `limit` images of a training set, evenly spread over it: (M, 3, 112, 112) uint8 RGB.
+    """Read up to `limit` images of a training set, evenly spread over it: (M, 3, 112, 112) uint8 RGB.
 
     Args:
         index: INDEX_ROOT/NAME of the set.
         data_root: folder of its images; None: INDEX_ROOT.
-        limit: how many.
+        limit: greatest number of images.
 
     Raises:
         FileNotFoundError, ValueError: as `read_index`; an image that is missing or damaged.

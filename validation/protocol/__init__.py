@@ -1,1 +1,1 @@
-"""How pairs are scored: verification rates, their intervals, tests between runs, published references."""
+"""Score pairs: verification rates, their intervals, tests between runs, published references."""

@@ -1,8 +1,8 @@
 """Figures of merit of same-or-different decisions on pairs. One table, `FIGURES`.
 
-A figure is computed for R draws of the pairs at once: for one, the pairs themselves, it is the result; for many, the
-bootstrap's resamples, the spread of its values gives its interval. It is made either of what the LFW protocol finds
-fold by fold (`Folds`) or of the ROC (`Curves`). Tables, files, pages and comparisons follow the table.
+A figure is computed for R draws of the pairs at once: for the pairs themselves (R = 1) it is the result, for the
+bootstrap's resamples the spread of its values gives the interval. It is computed either from the results of the LFW
+protocol by fold (`Folds`) or from the ROC (`Curves`). Tables, files, pages and comparisons follow the table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ confidence within 30 % of the measured one. So a FAR counts as measured from 30 
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """What the LFW protocol finds in R draws of the pairs.
+    """The results of the LFW protocol on R draws of the pairs.
 
     Attributes:
         accuracies: (R, folds) on each fold, 0 to 1.
@@ -67,23 +67,23 @@ class Figure:
     """A row of the table."""
 
     name: str
-    """In results.json."""
+    """Its name in results.json."""
     title: str
-    """At the head of a column."""
+    """Title of its column."""
     basis: type[Folds] | type[Curves]
-    """What it is computed of."""
+    """What it is computed from."""
     compute: Callable[[Any], np.ndarray]
     """`Folds` or `Curves` of R draws -> (R,)."""
     unit: str = "%"
-    """"%" for rates from 0 to 1, which are shown in per cent; else what is shown behind the title."""
+    """"%" for rates from 0 to 1, which are shown in per cent; else the unit that follows the title."""
     has_interval: bool = True
     """Whether it is resampled."""
     has_column: bool = True
     """Whether tables show it."""
     group: str | None = None
-    """Key under which results.json gathers figures of one kind, by their names."""
+    """Key under which results.json groups figures of a kind by name."""
     why_not_measured: Callable[[int], str | None] = lambda impostor_pairs: None
-    """Number of impostor pairs -> why they are too few, or None if they are not."""
+    """Number of impostor pairs -> the reason why they are too few, or None."""
 
     @property
     def key(self) -> str:
@@ -96,13 +96,13 @@ class Figure:
         return f"{self.title} {self.unit}".strip()
 
     def show(self, value: float | None) -> str:
-        """The value for people; "-" for None."""
+        """Format the value; "-" for None."""
         if value is None:
             return "-"
         return f"{100 * value:.2f}" if self.unit == "%" else f"{value:.3f}"
 
     def find(self, row: Mapping[str, Any], suffix: str = "") -> Any:
-        """Its value in a row of results.json or, with "_interval" or "_missing", what is known about it; or None."""
+        """Look up its value in a row of results.json or, by suffix, its "_interval" or "_missing"; None if absent."""
         if self.group is None:
             return row.get(f"{self.name}{suffix}")
         return (row.get(f"{self.group}{suffix}") or {}).get(self.name)
@@ -148,12 +148,12 @@ def _at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def allowed_false_matches(far: float, impostor_pairs: int) -> int:
-    """How many of the impostor pairs may match at a false accept rate of at most `far`."""
+    """Count the impostor pairs that may match at a false accept rate of at most `far`."""
     return int(np.floor(far * impostor_pairs + 1e-9))  # 0.001 * 3000 may come out just below 3
 
 
 def why_not_measured(far: float, impostor_pairs: int) -> str | None:
-    """Why so many impostor pairs do not measure this false accept rate, or None if they do.
+    """Explain why this number of impostor pairs does not measure this false accept rate; None if it does.
 
     The rule of 30: see `FALSE_MATCHES_NEEDED`.
     """
@@ -164,7 +164,7 @@ def why_not_measured(far: float, impostor_pairs: int) -> str | None:
 
 
 def measured_from(impostor_pairs: int) -> float:
-    """The false match rate from which on so many impostor pairs measure it, by the rule of 30; above 1 for none."""
+    """Return the least false match rate that this number of impostor pairs measures (rule of 30); above 1: none."""
     return FALSE_MATCHES_NEEDED / impostor_pairs
 
 
@@ -189,7 +189,7 @@ FIGURES = {
 
 
 def shown_figures() -> list[Figure]:
-    """Those that have a column."""
+    """List the figures that have a column."""
     return [figure for figure in FIGURES.values() if figure.has_column]
 
 

@@ -5,11 +5,10 @@ computed again from what was drawn. The interval goes from the 2.5th to the 97.5
 
 For the accuracy, pairs are drawn within their fold, and the thresholds are chosen anew: the interval covers the whole
 protocol. Redrawing the decisions alone would leave out that a threshold is chosen, and be too narrow. The standard
-deviation over the folds tells something else, how much folds differ.
+deviation over the folds measures something else: how much folds differ.
 
-What the intervals do not know: pairs that share an image or a person are not independent, so with few people the
-truth is wider; and errors that never occurred cannot be drawn, so a rate of exactly 0 or 1 keeps an interval of no
-width.
+Limits: pairs that share an image or a person are not independent, so that with few people the true interval is wider;
+and errors that never occurred cannot be drawn, so that a rate of exactly 0 or 1 has an interval of zero width.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ Intervals = dict[str, Interval | None]
 def bootstrap(
     distances: np.ndarray, same: np.ndarray, resamples: int = 1000, seed: int = 0, folds: int = 10
 ) -> Intervals:
-    """Intervals of the figures of `verify_distances`.
+    """Compute the intervals of the figures of `verify_distances`.
 
     The order of pairs within a fold makes no difference.
 
     Args:
         distances: (n,) squared L2.
         same: (n,) bool; both kinds must occur.
-        resamples: how often to draw, at least 1.
+        resamples: number of draws, at least 1.
         seed: of the draws.
         folds: of the protocol.
 
@@ -70,7 +69,7 @@ def bootstrap(
 def resampled_folds(
     distances: np.ndarray, same: np.ndarray, folds: int, resamples: int, rng: np.random.Generator
 ) -> Iterator[Folds]:
-    """What the LFW protocol finds in each resample, some of them at a time."""
+    """Yield the results of the LFW protocol on all resamples, in chunks."""
     # A pair matches at threshold t from its bin on: THRESHOLDS[bin - 1] <= distance < THRESHOLDS[bin].
     bins = np.searchsorted(THRESHOLDS, distances, side="right")
     fold_bins, fold_same = np.array_split(bins, folds), np.array_split(same, folds)
@@ -89,7 +88,7 @@ def resampled_folds(
 def resampled_curves(
     distances: np.ndarray, same: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> Iterator[Curves]:
-    """The ROC of each resample, some of them at a time."""
+    """Yield the ROCs of all resamples, in chunks."""
     levels, place = np.unique(distances, return_inverse=True)
     genuine, impostor = place[same], place[~same]
     for count in _chunks(resamples, max(len(levels), len(genuine), len(impostor))):

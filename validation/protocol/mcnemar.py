@@ -1,7 +1,7 @@
-"""McNemar's test (1947): do two runs decide the same pairs rightly equally often?
+"""McNemar's test (1947): do two runs decide the same pairs correctly equally often?
 
-Only pairs count that one run decides rightly and the other wrongly. If the runs are equally good, each such pair is as
-likely to favour one as the other: the number that favours the first is binomial with 1/2.
+Only pairs that one run decides correctly and the other wrongly count. If the runs are equally good, each such pair is
+as likely to favour one as the other: the number that favours the first is binomial with 1/2.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> Discordance:
 
 
 def two_sided_p(only_first: int, only_second: int) -> float:
-    """The chance of a split at least as uneven: exact binomial, for many pairs chi-squared with Yates' correction."""
+    """Probability of a split at least as uneven: exact binomial, for many pairs chi-squared with Yates' correction."""
     total, fewer = only_first + only_second, min(only_first, only_second)
     if total <= EXACT_UP_TO:
         tail = sum(math.comb(total, count) for count in range(fewer + 1))

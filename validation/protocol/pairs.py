@@ -97,7 +97,7 @@ def read_pairs(out: Path, dataset: str) -> PairScores:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: something else than `write_pairs` writes.
+        ValueError: the file is damaged or not from `write_pairs`.
     """
     path = pairs_file(out, dataset)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Published accuracies of AdaFace's weights on clear images, to set a run's own beside."""
+"""Published accuracies of AdaFace's weights on clear images, for comparison."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _PUBLISHED = {
 
 
 def find_reference(recogniser: str, weights: Path) -> Reference | None:
-    """What was published for a recogniser with these weights.
+    """Find the accuracies published for a recogniser with these weights.
 
     AdaFace gives several checkpoints for one network, which differ by points; the file's name tells which it is. None
     where it does not, or where nothing was published.
@@ -66,5 +66,5 @@ def find_reference(recogniser: str, weights: Path) -> Reference | None:
 
 
 def describe(reference: Reference) -> str:
-    """What the published accuracies hold for and where they stand, in a sentence."""
+    """Describe in a sentence which weights the published accuracies are of, and their source."""
     return f"Published: {reference.weights} (told by the name of its file), {CONDITIONS}; from {SOURCE}."

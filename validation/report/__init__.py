@@ -1,1 +1,1 @@
-"""What is written of a validation: tables, charts, pages."""
+"""Write the results of a validation: tables, charts, pages."""

@@ -1,4 +1,4 @@
-"""What all charts share: their style, and how they become PNG files and parts of a page."""
+"""The style of all charts, and their output as PNG files and parts of a page."""
 
 from __future__ import annotations
 

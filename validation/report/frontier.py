@@ -14,9 +14,9 @@ CLIENT_ALONE = "client_alone"
 EMBEDDINGS = {"embedding_1_bit": "embedding only, 1 bit", "embedding_2_bit": "embedding only, 2 bits"}
 COMPENSATED = "compensated"
 REIDENTIFICATION = "tar_fmr_1e-2"
-"""How often a reconstruction matches other images of the person, at a false match rate of 1 %."""
+"""Metric: share of reconstructions that match other images of the person, at a false match rate of 1 %."""
 EMBEDDING_EXCESS = 0.0
-"""Of an embedding without features: it is what excess is counted from."""
+"""Excess of an embedding without features, which is the reference."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _row(name: str, row: Mapping[str, Any], client_alone: float | None = None, *
 
 
 def frontier_table(rows: Sequence[FrontierRow], clear: float) -> Table:
-    """For a terminal or Markdown; the clear images' accuracy stands in the first line."""
+    """Make the table; the clear images' accuracy is in the first line."""
     columns = [
         "",
         "accuracy %",

@@ -1,6 +1,6 @@
-"""report.html: the results, the charts and a few faces on one page that needs nothing but itself.
+"""Write report.html: the results, the charts and a few faces on one self-contained page.
 
-The page holds no script and asks for nothing: images are data URIs, charts inline SVG, and its own content security
+The page has no script and loads nothing: images are data URIs, charts inline SVG, and its own content security
 policy refuses the rest.
 """
 
@@ -45,7 +45,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of a validation set beside its numbers."""
+    """The charts and faces of a validation set on the page."""
 
     dataset: str
     charts: Sequence[Chart]

@@ -1,4 +1,4 @@
-"""Everything a validation leaves in its folder.
+"""Write all files of a validation.
 
 results.json, results.csv, results.md, report.html, accuracy.png, and for each set roc_SET.png, det_SET.png,
 distances_SET.png and pairs_SET.npz.
@@ -39,7 +39,7 @@ CAPTIONS = {
 
 @dataclass(frozen=True, eq=False)
 class SetResult:
-    """What was found on one validation set."""
+    """The results on one validation set."""
 
     rows: Sequence[Row]
     scores: PairScores
@@ -62,7 +62,7 @@ def score_set(
         embeddings: (N, D) of its rows.
         resamples: for the intervals; 0: none.
         seed: of the resamples.
-        extras: what else is known of a case, by keys of `EXTRAS` and `COSTS`.
+        extras: further values of each case, by keys of `EXTRAS` and `COSTS`.
         published: accuracy that the recogniser's authors state for clear images.
         examples: of its faces.
     """
@@ -86,7 +86,7 @@ def score_set(
 
 
 def write_outputs(out: Path, results: Sequence[SetResult], config: dict[str, Any], notes: Sequence[str]) -> list[Path]:
-    """Write all files to OUT and return their paths, those for people first."""
+    """Write all files to OUT and return their paths, the readable ones first."""
     rows = [row for result in results for row in result.rows]
     written, sections = [], []
     for result in results:
@@ -99,7 +99,7 @@ def write_outputs(out: Path, results: Sequence[SetResult], config: dict[str, Any
 
 
 def print_report(tables: Sequence[Table], notes: Sequence[str], written: Sequence[Path]) -> None:
-    """Print what people read first, and where the rest is."""
+    """Print the tables and notes, and the paths of all files."""
     for table in tables:
         print(table.text())
     print("\n".join(textwrap.fill(note, 110, initial_indent="* ", subsequent_indent="  ") for note in notes) + "\n")

@@ -1,4 +1,4 @@
-"""The charts of a validation, in one look: accuracies, ROC, DET, distances.
+"""The charts of a validation, in one style: accuracies, ROC, DET, distances.
 
 Colours stand for conditions, panels for obfuscations. Figures are narrow enough to be read on a phone.
 """

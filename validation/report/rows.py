@@ -51,12 +51,12 @@ COST = (
 
 @dataclass(frozen=True)
 class Extra:
-    """What is known of a row beside its figures: a row of one of the tables `EXTRAS` and `COSTS`."""
+    """A value of a row beside its figures: an entry of one of the tables `EXTRAS` and `COSTS`."""
 
     key: str
-    """In `Row.extras` and in the files."""
+    """Its key in `Row.extras` and in the files."""
     title: str = ""
-    """Head of its column; "": none."""
+    """Title of its column; "": none."""
     show: Callable[[float], str] = "{:,.0f}".format
 
 
@@ -93,7 +93,7 @@ COSTS = {
 
 
 def show_extra(extra: Extra, value: float | None) -> str:
-    """The value for people; "-" for None."""
+    """Format the value; "-" for None."""
     return "-" if value is None else extra.show(value)
 
 
@@ -108,7 +108,7 @@ class Row:
         result: the figures.
         images: distinct images of the set.
         pairs: pairs of the set.
-        extras: what else is known, by keys of `EXTRAS` and `COSTS`.
+        extras: further values, by keys of `EXTRAS` and `COSTS`.
         intervals: of the figures, None where none were asked for.
         reference_accuracy: what the recogniser's authors published, 0 to 1, or None.
 
@@ -260,7 +260,7 @@ def condition_costs(rows: Iterable[Row]) -> Table | None:
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the tables has to know, a sentence or two each."""
+    """List what a reader of the tables must know, a sentence or two each."""
     notes = [PROTOCOL, WORDS, RECOVERY]
     if any(row.intervals for row in rows):
         notes.append(INTERVALS)
@@ -285,8 +285,8 @@ def write_results(
         The three paths, by ending.
 
     Raises:
-        ValueError: a number is not finite, which JSON cannot say.
-        TypeError: the config holds something else than JSON's types, paths and tuples.
+        ValueError: a number is not finite, which JSON cannot represent.
+        TypeError: the config holds other types than JSON's, paths and tuples.
     """
     out_dir = Path(out_dir)
     content = {"rows": [row.flat() for row in rows], "config": config, "notes": list(notes)}

@@ -13,7 +13,7 @@ class Table:
     Attributes:
         columns: names of the columns.
         body: lines of as many cells each.
-        text_columns: how many columns hold text, from the left; the others hold numbers and stand on the right.
+        text_columns: number of columns, from the left, that hold text; the others hold numbers and are right-aligned.
     """
 
     columns: Sequence[str]
