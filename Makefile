@@ -1,4 +1,4 @@
-# make demo     train and evaluate on the ORL faces: results under runs/demo/
+# make demo     train, evaluate and attack on the ORL faces: results under runs/demo/
 # make reproduce FACES=faces.tar SERVER=recogniser.pth
 #               train and evaluate on real faces: the table of README, under runs/reproduce/
 # make frontier FACES=faces.tar SERVER=recogniser.pth
@@ -21,6 +21,8 @@ demo: .venv/installed
 	$(BIN)/python train.py --config configs/demo.yaml --resume
 	$(BIN)/python validation/val_main.py --backbone-resume runs/demo/client.pth \
 		--data-root Data/demo/validation --datasets orl --out runs/demo/validation
+	$(BIN)/python validation/attack_main.py --client runs/demo/client.pth --faces Data/demo --attacks inversion \
+		--budget demo --seeds 1 --judge none --out runs/demo/attack
 
 # FACES: aligned faces, train/ and val/ with train.txt ("path label") and val_pairs.txt ("path path same") as a tar file.
 # SERVER: a MobileFaceNet recogniser, TFace's state dict. A run that was stopped goes on.

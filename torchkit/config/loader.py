@@ -14,13 +14,18 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from torchkit.config.attack import AttackConfig
 from torchkit.config.client import ClientConfig
 from torchkit.config.recogniser import RecogniserConfig
 from torchkit.config.schema import Config
 from torchkit.util.files import atomic_write_text
 from torchkit.util.settings import PathMark
 
-SCHEMAS: dict[str, type[Config]] = {"client": ClientConfig, "server": RecogniserConfig}
+SCHEMAS: dict[str, type[Config]] = {
+    "client": ClientConfig,
+    "server": RecogniserConfig,
+    "attack": AttackConfig,
+}
 """TASK -> what its configuration holds."""
 DEFAULT_TASK = "client"
 

