@@ -11,7 +11,7 @@ from conftest import draw_face
 from parties import PRUNED, QUANTISED, trained_client
 
 from torchkit.client import Client
-from torchkit.client.calibrate import count_frequencies
+from torchkit.client.calibrate import count_frequencies, recompressed
 from torchkit.client.encoder import Encoder, coding_of, fingerprint
 from torchkit.client.frequencies import MAX_ELEMENTWISE, PRIOR_COUNT, FrequencyTable, whole_frequencies
 from torchkit.payload import FREQUENCY_TOTAL, decode, encode, sizes
@@ -102,6 +102,14 @@ def test_features_that_are_not_quantised_yet_leave_as_floats() -> None:
     payload, message = encoder(FACES[:1], OBFUSCATED[:1])[0], encoder.messages(FACES[:1], OBFUSCATED[:1])[0]
     assert {tap.bits for tap in payload.taps} == {32}
     assert decode(message, encoder.coding) == payload
+
+
+def test_a_client_that_is_compressed_anew_counts_anew() -> None:
+    client = counted_client()
+    anew = recompressed(client, 4, 0.0, client.prepare(to_batch(FACES), to_batch(OBFUSCATED)))
+    uniform = FrequencyTable(anew.feature_shapes[2], 4)
+    assert anew.frequencies["3"].table.shape == uniform.table.shape
+    assert not torch.equal(anew.frequencies["3"].table, uniform.table)
 
 
 def test_unknown_coding_is_refused() -> None:

@@ -82,10 +82,10 @@ def make_decoders(system: ProFaceC, width: int) -> tuple[Decoder, Decoder]:
 def feature_inputs(client: Client) -> dict[str, InputShape]:
     """Name -> shape of a client's features as they leave, for those taps of which anything does."""
     inputs = {}
-    for tap in client.sent_taps():
-        shape = tuple(client.feature_shapes[tap - 1])
-        blocks = shape[1] // client.settings.shuffle_block_px if str(tap) in client.shuffles else 1
-        inputs[f"{FEATURES}{tap}"] = InputShape(shape, blocks)
+    for name, shape in zip(client.tap_names, client.feature_shapes, strict=True):
+        if len(client.kept_channels(name)):
+            blocks = shape[1] // client.settings.shuffle_block_px if name in client.shuffles else 1
+            inputs[f"{FEATURES}{name}"] = InputShape(tuple(shape), blocks)
     return inputs
 
 

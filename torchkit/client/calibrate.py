@@ -23,7 +23,8 @@ def recompressed(client: Client, bits: int, value_share: float, prepared: Tensor
         client: trained.
         bits: for every tap: 1, 2, 4, 8, or 32 for float32.
         value_share: of the values of kept channels, the share that is sent as zero; 0 with 1 bit.
-        prepared: inputs (see `Client.prepare`) by which the thresholds and, as LSQ starts, the step sizes are set.
+        prepared: inputs (see `Client.prepare`) by which the thresholds and, as LSQ starts, the step sizes are set, and
+            the frequencies of codes, if messages need them.
     """
     assert bits != 1 or value_share == 0, "codes of 1 bit have no zero"
     settings = replace(
@@ -31,13 +32,15 @@ def recompressed(client: Client, bits: int, value_share: float, prepared: Tensor
     )
     made = Client(settings, key_seed=0).to(prepared.device)
     own = made.state_dict()
-    made.load_state_dict({**own, **{name: value for name, value in client.state_dict().items() if name in own}})
+    shared = {name: value for name, value in client.state_dict().items() if not name.startswith("frequencies.")}
+    made.load_state_dict(own | {name: value for name, value in shared.items() if name in own})
     made.eval()
     for name, features in made.unquantised(prepared).items():
         if name in made.pruners:
             features = made.pruners[name].calibrate(features)
         if name in made.quantisers:
             made.quantisers[name].calibrate(features.float())
+    _count_codes(made, [prepared])
     return made
 
 
@@ -51,18 +54,23 @@ def count_frequencies(client: Client, batches: Iterable[tuple[Tensor, Tensor]]) 
     """
     was_training = client.training
     client.eval()
+    _count_codes(client, (client.prepare(clear, obfuscated) for clear, obfuscated in batches))
+    client.train(was_training)
+
+
+def _count_codes(client: Client, batches: Iterable[Tensor]) -> None:
+    """Set the tables of frequencies by the codes of batches of inputs (see `Client.prepare`)."""
     counts = {
         name: torch.zeros(shape[0], shape[1] * shape[2], 2 ** client.quantisers[name].bits, dtype=torch.int64)
         for name, shape in zip(client.tap_names, client.feature_shapes, strict=True)
         if name in client.frequencies
     }
-    for clear, obfuscated in batches:
-        for name, features in client.unquantised(client.prepare(clear, obfuscated)).items():
+    for prepared in batches:
+        for name, features in client.unquantised(prepared).items():
             if name in counts:
                 counts[name] += _occurrences(client.quantisers[name], features)
     for name, of_tap in counts.items():
         client.frequencies[name].set_counts(of_tap)
-    client.train(was_training)
 
 
 def _occurrences(quantiser: Quantiser, features: Tensor) -> Tensor:
