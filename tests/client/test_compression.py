@@ -246,6 +246,9 @@ def test_saved_compression_loads_to_an_equal_one(tmp_path: Path) -> None:
         ({"PRUNE": {"VALUES": [0, 0, 0, -0.1]}}, r"PRUNE\.VALUES: .*-0\.1.*shares from 0"),
         ({"PRUNE": {"VALUES": [0, 0, 0, 0, 0]}}, r"PRUNE\.VALUES"),
         ({"PRUNE": {"RAMP_EPOCHS": -1}}, r"PRUNE\.RAMP_EPOCHS = -1"),
+        ({"QUANTIZE": {"CODING": "huffman"}}, r"QUANTIZE\.CODING = 'huffman'"),
+        ({"QUANTIZE": {"EMBEDDING_BITS": 3}}, r"QUANTIZE\.EMBEDDING_BITS: .*allowed are 1, 2, 4, 8 and 32"),
+        ({"DISTILLATION": {"MAP_WEIGHT": 1, "MAP_EPOCHS": 1}, "PRUNE": {"CHANNELS": 1}}, r"MAP_EPOCHS = 1 with PRUNE"),
     ],
     ids=str,
 )

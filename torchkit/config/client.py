@@ -164,6 +164,15 @@ class ClientConfig(EmbeddingConfig):
         return self
 
     @model_validator(mode="after")
+    def _sent_maps(self) -> Self:
+        if self.DISTILLATION.MAP_EPOCHS and min(self.PRUNE.CHANNELS) == 1:
+            raise ValueError(
+                f"DISTILLATION.MAP_EPOCHS = {self.DISTILLATION.MAP_EPOCHS:g} with PRUNE.CHANNELS = 1 at every tap: no "
+                "map is sent that could be learned; set MAP_EPOCHS to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _norms(self) -> Self:
         if self.CLIENT.FREEZE_NORMS and self.CLIENT.INIT is None and self.BACKBONE_RESUME is None:
             raise ValueError(
