@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TinySet, draw_face
-from parties import whole_system, write_files
+from parties import FLOAT, trained_client, whole_system, write_files
 from torch import Tensor
 
 from torchkit.attack.inputs import AttackInputs, parse_observation
 from torchkit.attack.recording import RecordedFaces, Recorder, Recording, check_recording, choose_images
 from torchkit.data.index import read_index
 from torchkit.obfuscation import evaluation_image
+from torchkit.server import Recogniser
 from torchkit.system import ProFaceC
 from torchkit.util.pixels import to_batch
 
@@ -51,6 +53,18 @@ def test_other_observations_are_refused(text: str) -> None:
 def test_arrays_have_the_shapes_that_are_told(inputs: AttackInputs, faces: tuple[Tensor, Tensor]) -> None:
     for text in ("O+e", "O+Z", "O+e+Z_stolen_key", "Z_unquantised", "O+e+function", "shallow", "clear"):
         shapes = inputs.inputs(parse_observation(text))
+        arrays = inputs.arrays(*faces, list(shapes))
+        assert {name: tuple(array.shape[1:]) for name, array in arrays.items()} == {
+            name: shape.shape for name, shape in shapes.items()
+        }
+
+
+def test_an_embedding_that_is_sent_is_seen(faces: tuple[Tensor, Tensor]) -> None:
+    settings = replace(FLOAT, shuffle_taps=(), pruned_channels=(1.0,) * 4, embedding_size=512, embedding_bits=4)
+    inputs = AttackInputs(ProFaceC(trained_client(settings), Recogniser("mobilefacenet")).eval())
+    for text, names in (("O+Z", {"O", "Z5", "server_embedding"}), ("e+function", {"e", "function5"})):
+        shapes = inputs.inputs(parse_observation(text))
+        assert set(shapes) == names
         arrays = inputs.arrays(*faces, list(shapes))
         assert {name: tuple(array.shape[1:]) for name, array in arrays.items()} == {
             name: shape.shape for name, shape in shapes.items()

@@ -77,7 +77,10 @@ class AttackInputs:
     def __init__(self, system: ProFaceC, wrong_key_seed: int = 1) -> None:
         self.system = system.eval()
         client = system.client
-        self.sent = client.sent_taps()
+        self.sent = [int(name) for name in client.tap_names if len(client.kept_channels(name))]
+        """Taps that anything leaves, the embedding (5) among them."""
+        self.compensated = client.sent_taps()
+        """Those at which the server compensates a map."""
         self.has_key = any(str(tap) in client.shuffles for tap in self.sent)
         other = copy.deepcopy(client)
         other.draw_new_key(wrong_key_seed)
@@ -96,7 +99,7 @@ class AttackInputs:
                 inputs |= self._feature_shapes(part)
                 if IMAGE in parts:
                     shapes = self.system.recogniser.backbone.tap_shapes()
-                    inputs |= {f"server{tap}": InputShape(tuple(shapes[tap - 1])) for tap in self.sent}
+                    inputs |= {f"server{tap}": InputShape(tuple(shapes[tap - 1])) for tap in self.compensated}
                     inputs["server_embedding"] = InputShape((self.system.recogniser.embedding_size,))
             elif part == "function":
                 inputs |= self._feature_shapes(part)
@@ -168,7 +171,7 @@ class AttackInputs:
         features = features_of(message)
         maps, embedding = self.system.server.forward_intermediates(message.images, features)
         arrays = {f"Z{tap}": features[tap - 1] for tap in self.sent}
-        arrays |= {f"server{tap}": maps[tap - 1] for tap in self.sent}
+        arrays |= {f"server{tap}": maps[tap - 1] for tap in self.compensated}
         return arrays | {"server_embedding": F.normalize(embedding)}
 
     def _unquantised(self, clear: Tensor, obfuscated: Tensor) -> dict[str, Tensor]:
