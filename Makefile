@@ -1,6 +1,8 @@
 # make demo     train, evaluate and attack on the ORL faces: results under runs/demo/
+# make light FACES=faces.tar SERVER=recogniser.pth
+#               train and evaluate a light client on real faces: the table of README, under runs/light/
 # make reproduce FACES=faces.tar SERVER=recogniser.pth
-#               train and evaluate on real faces: the table of README, under runs/reproduce/
+#               the same for a client that is the recogniser's own network: under runs/reproduce/
 # make frontier FACES=faces.tar SERVER=recogniser.pth
 #               train and measure light clients and what they compete with, hours: runs/frontier/frontier.png
 # make test     the test suite, without what takes minutes
@@ -14,7 +16,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo reproduce frontier test slow lint check bench clean
+.PHONY: demo light reproduce frontier test slow lint check bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m torchkit.data.prepare demo --out Data/demo --model-root model
@@ -26,19 +28,23 @@ demo: .venv/installed
 
 # FACES: aligned faces, train/ and val/ with train.txt ("path label") and val_pairs.txt ("path path same") as a tar file.
 # SERVER: a MobileFaceNet recogniser, TFace's state dict. A run that was stopped goes on.
-OUT := runs/reproduce
-reproduce: .venv/installed
-	@test -f "$(FACES)" || { echo "FACES = '$(FACES)' is no file; make reproduce FACES=faces.tar SERVER=recogniser.pth"; exit 2; }
-	@test -f "$(SERVER)" || { echo "SERVER = '$(SERVER)' is no file; make reproduce FACES=faces.tar SERVER=recogniser.pth"; exit 2; }
+light: OUT := runs/light
+light: CONFIG := configs/light.yaml
+light: MEASURE = --conditions clear obfuscated compensated client_alone --fit-on $(OUT)/faces/train
+reproduce: OUT := runs/reproduce
+reproduce: CONFIG := configs/faces.yaml
+reproduce: START = CLIENT.INIT="$(SERVER)"
+light reproduce: .venv/installed
+	@test -f "$(FACES)" || { echo "FACES = '$(FACES)' is no file; make $@ FACES=faces.tar SERVER=recogniser.pth"; exit 2; }
+	@test -f "$(SERVER)" || { echo "SERVER = '$(SERVER)' is no file; make $@ FACES=faces.tar SERVER=recogniser.pth"; exit 2; }
 	mkdir -p $(OUT)/faces
 	tar --extract --file "$(FACES)" --directory $(OUT)/faces
-	$(BIN)/python train.py --config configs/faces.yaml --resume DATA_ROOT=$(OUT)/faces INDEX_ROOT=$(OUT)/faces \
-		SERVER.CHECKPOINT="$(SERVER)" CLIENT.INIT="$(SERVER)" \
-		MODEL_ROOT=$(OUT) LOGS=$(OUT) LOG_ROOT=$(OUT)/tensorboard
+	$(BIN)/python train.py --config $(CONFIG) --resume DATA_ROOT=$(OUT)/faces INDEX_ROOT=$(OUT)/faces \
+		SERVER.CHECKPOINT="$(SERVER)" MODEL_ROOT=$(OUT) LOGS=$(OUT) LOG_ROOT=$(OUT)/tensorboard $(START)
 	$(BIN)/python -m torchkit.data.prepare pairs --root $(OUT)/faces --pairs $(OUT)/faces/val_pairs.txt \
 		--out $(OUT)/sets --name faces
 	$(BIN)/python validation/val_main.py --backbone-resume $(OUT)/client.pth --data-root $(OUT)/sets --datasets faces \
-		--out $(OUT)/validation
+		--out $(OUT)/validation $(MEASURE)
 
 FRONTIER := runs/frontier
 JUDGE := model/dlib_face_recognition_resnet_model_v1.dat
