@@ -30,7 +30,8 @@ demo: .venv/installed
 # SERVER: a MobileFaceNet recogniser, TFace's state dict. A run that was stopped goes on.
 light: OUT := runs/light
 light: CONFIG := configs/light.yaml
-light: MEASURE = --conditions clear obfuscated compensated client_alone --fit-on $(OUT)/faces/train
+light: MEASURE = --obfuscations hybrid --fit-on $(OUT)/faces/train --conditions clear obfuscated compensated client_alone \
+	embedding_1_bit embedding_2_bit
 reproduce: OUT := runs/reproduce
 reproduce: CONFIG := configs/faces.yaml
 reproduce: START = CLIENT.INIT="$(SERVER)"
