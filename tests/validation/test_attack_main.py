@@ -18,10 +18,11 @@ from torchkit.task import AttackTask
 from validation import attack_suite
 from validation.attack_settings import AttackSuiteSettings
 from validation.attack_suite import AttackSuite, load_judge
+from validation.measure.attackers import Outcome
 from validation.measure.excess import METRICS, Excess, Margins
 from validation.measure.inversion import BUDGETS, Budget
 from validation.report.attack_outputs import AttackResults, write_attack_outputs
-from validation.report.attack_rows import Control, is_flat, verdicts
+from validation.report.attack_rows import Control, is_flat, steep_curves, verdicts
 
 ALL = ("inversion", "linkage", "distillation")
 TINY = Budget(None, None, start_steps=4, steps=4, batch_size=4, width=4)
@@ -183,6 +184,14 @@ def test_no_excess_needs_controls_that_hold() -> None:
     assert ": an excess beyond" in verdicts([replace(excess, low=0.02, high=0.04)], [good], Margins())[0]
     bad = replace(good, value=0.4, holds=False)
     assert "too weak" in verdicts([excess], [good, bad], Margins())[0]
+
+
+def test_attackers_that_still_learn_are_named() -> None:
+    falling = [{"step": step, "loss": 1 - 0.05 * step} for step in range(10)]
+    flat = [{"step": step, "loss": 0.3} for step in range(10)]
+    outcomes = [Outcome("O", 1, {}, np.empty(0), flat), Outcome("O+Z", 1, {}, np.empty(0), falling)]
+    assert "budget: O+Z." in steep_curves(outcomes)[0]
+    assert steep_curves(outcomes[:1]) == []
 
 
 def test_flat_curves() -> None:

@@ -67,7 +67,8 @@ class AttackResults:
 
     @property
     def verdicts(self) -> list[str]:
-        return attack_rows.verdicts(self.excesses, self.controls, self.margins)
+        verdicts = attack_rows.verdicts(self.excesses, self.controls, self.margins)
+        return [*verdicts, *attack_rows.steep_curves(self.outcomes)]
 
     def tables(self) -> dict[str, Table]:
         """Those that have lines, by their titles."""

@@ -141,6 +141,14 @@ def verdicts(excesses: Sequence[Excess], controls: Sequence[Control], margins: M
     return sentences
 
 
+def steep_curves(outcomes: Sequence[Outcome]) -> list[str]:
+    """A sentence about attackers that were still learning at the end, if any were."""
+    steep = dict.fromkeys(outcome.observation for outcome in outcomes if outcome.curve and not is_flat(outcome.curve))
+    if not steep:
+        return []
+    return [f"Still learning at the end of the budget: {', '.join(steep)}. More steps recover more."]
+
+
 def leakage_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A line an observation: means over the seeds, with half the range between them."""
     grouped: dict[str, list[Mapping[str, Any]]] = {}
