@@ -30,7 +30,7 @@ OBFUSCATED = to_batch([draw_face(seed) for seed in range(3, 6)])
 @torch.no_grad()
 def client_that_sends_its_embedding(settings: ClientSettings = ALONE) -> Client:
     client = trained_client(settings)
-    client.start_interfaces("identity")
+    torch.nn.init.eye_(client.embedding_interface.weight)
     return client
 
 
@@ -58,9 +58,11 @@ def test_the_server_adds_it_to_its_own_embedding_of_unit_length() -> None:
     client = client_that_sends_its_embedding()
     server = CompensatedServer(Recogniser("mobilefacenet"), CompensationSettings("add"), client.feature_shapes).eval()
     torch.nn.init.uniform_(server.compensation.embedding_weights)
+    torch.nn.init.uniform_(server.compensation.own_embedding_weights)
     features = client(client.prepare(CLEAR, OBFUSCATED))
     own = server.recogniser(OBFUSCATED)
-    expected = F.normalize(own + server.compensation.embedding_weights * features[4].flatten(1))
+    weights = server.compensation
+    expected = F.normalize(weights.own_embedding_weights * own + weights.embedding_weights * features[4].flatten(1))
     torch.testing.assert_close(server(OBFUSCATED, features), expected)
 
 
@@ -78,11 +80,10 @@ def test_it_travels_as_a_fifth_tap() -> None:
         assert torch.equal(sent, feature)
 
 
-def test_interfaces_start_it_at_nothing_or_as_it_is() -> None:
+def test_it_starts_at_nothing() -> None:
     client = Client(ALONE)
-    for start, expected in (("zero", torch.zeros(512, 512)), ("identity", torch.eye(512))):
-        client.start_interfaces(start)  # type: ignore[arg-type]
-        assert torch.equal(client.embedding_interface.weight, expected)
+    client.start_interfaces("identity")
+    assert not any(parameter.any() for parameter in client.embedding_interface.parameters())
 
 
 def test_it_is_compressed_anew_with_the_others() -> None:

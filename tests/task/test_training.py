@@ -329,6 +329,7 @@ def test_a_client_without_later_taps_starts_from_one_that_has_them_but_not_the_o
 
 def test_the_embedding_alone_can_be_learned(experiment: Path) -> None:
     overrides = ["PRUNE.CHANNELS=1", "CLIENT.INPUT=clear", "CLIENT.EMBEDDING=true", "QUANTIZE.EMBEDDING_BITS=4"]
+    overrides.append("CLIENT.EMBEDDING_START=ridge")
     TrainTask(load_config(experiment, [*overrides, "NUM_EPOCH=1", "SHUFFLE.TAPS=[]"])).run()
     file = load_client_file(experiment.parent / "out" / "client.pth")
     assert file.settings.embedding_size == 512 and file.client["embedding_interface.weight"].any()

@@ -29,6 +29,7 @@ from torchkit.util.pixels import CHANNEL_ORDERS, ChannelOrder, network_input, re
 
 Layout = Literal["native", "published"]
 Input = Literal["residual", "both", "difference", "clear"]
+EmbeddingStart = Literal["zero", "ridge"]
 InterfaceStart = Literal["zero", "identity", "random"]
 CodingKind = Literal["packed", "range"]
 LAYOUTS, INPUTS, CODINGS = get_args(Layout), get_args(Input), get_args(CodingKind)
@@ -293,10 +294,9 @@ class Client(nn.Module):
             nn.init.zeros_(interface.weight)
             if start == "identity":
                 interface.weight.data[:, :, 0, 0] = self._identity(tap, interface.in_channels)
-        if self.settings.embedding_size and start != "random":
+        if self.settings.embedding_size:
             nn.init.zeros_(self.embedding_interface.bias)
-            start_weight = nn.init.eye_ if start == "identity" else nn.init.zeros_
-            start_weight(self.embedding_interface.weight)
+            nn.init.zeros_(self.embedding_interface.weight)
 
     def _identity(self, tap: int, channels: int) -> Tensor:
         """(C_i, channels): an interface after which shuffled features are the tap's maps, where one block is shuffled.
@@ -346,6 +346,13 @@ class Client(nn.Module):
         if embedding is not None:
             features[EMBEDDING_TAP] = self.embedding_interface(embedding)[:, :, None, None]
         return features
+
+    def embedding(self, prepared: Tensor) -> Tensor:
+        """(B, D) of unit length: the backbone's embedding, of a client that sends it and sees the clear image alone."""
+        assert self.settings.embedding_size and self.settings.input == "clear"
+        embedding = self._intermediates(prepared, 0)[1]
+        assert embedding is not None
+        return embedding
 
     def sent_taps(self) -> list[int]:
         """The taps, counted from 1, of which any channel is sent; the backbone runs up to the last of them."""

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from torchkit.attack.adversary import AdversarySettings
 from torchkit.backbone import NUM_TAPS, canonical_name
-from torchkit.client.model import CodingKind, Input, InterfaceStart, Layout, check_one_bit
+from torchkit.client.model import CodingKind, EmbeddingStart, Input, InterfaceStart, Layout, check_one_bit
 from torchkit.client.prune import check_shares
 from torchkit.client.quantise import check_bits
 from torchkit.config.schema import EmbeddingConfig, ValidationConfig
@@ -64,6 +64,9 @@ class ClientNetworkConfig(Group):
     """Channels that a tap is reduced to before it leaves, from which the server decodes its own; 0: as many as its."""
     EMBEDDING: bool = False
     """Send the network's embedding, mapped to the server's, as a fifth tap."""
+    EMBEDDING_START: EmbeddingStart = "zero"
+    """Of that map. zero: nothing is added to the server's; ridge: the best linear map for training images, in place of
+    the server's (INPUT: clear)."""
     INTERFACE: InterfaceStart = "random"
     """Start of the interfaces, see Client.start_interfaces."""
     INIT: ConfigPath | None = None
@@ -169,6 +172,16 @@ class ClientConfig(EmbeddingConfig):
             raise ValueError(
                 f"DISTILLATION.MAP_EPOCHS = {self.DISTILLATION.MAP_EPOCHS:g} with PRUNE.CHANNELS = 1 at every tap: no "
                 "map is sent that could be learned; set MAP_EPOCHS to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _embedding_start(self) -> Self:
+        client = self.CLIENT
+        if client.EMBEDDING_START == "ridge" and not (client.EMBEDDING and client.INPUT == "clear"):
+            raise ValueError(
+                f"CLIENT.EMBEDDING_START = ridge with EMBEDDING = {client.EMBEDDING} and INPUT = {client.INPUT}: it "
+                "maps the embedding of the clear image; take EMBEDDING: true and INPUT: clear, or EMBEDDING_START: zero"
             )
         return self
 

@@ -2,7 +2,8 @@
 
 After stage i the map s becomes, with the client's features a_i, resized to the map, and learned weights w_i, what
 `FORMS` says. Where the client sends fewer channels than the map has (CLIENT.BOTTLENECK), a_i is what a `MapDecoder`
-makes of them. Of an embedding a_5 that the client sends, w_5 a_5 is added to the server's, brought to unit length.
+makes of them. With an embedding a_5 that the client sends, the server's own e, brought to unit length, becomes
+v_5 e + w_5 a_5.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ class Compensation(nn.Module):
             shapes = [(channels, 1, 1) for channels, _, _ in shapes]
         if len(feature_shapes) > NUM_TAPS:
             self.embedding_weights = nn.Parameter(torch.ones(feature_shapes[NUM_TAPS][0]))
+            self.own_embedding_weights = nn.Parameter(torch.ones(feature_shapes[NUM_TAPS][0]))
         for name, start in FORMS[settings.form].parameters.items():
             setattr(self, name, nn.ParameterList(torch.full(shape, start) for shape in shapes))
 
@@ -133,7 +135,8 @@ class Compensation(nn.Module):
         """The server's embedding (B, D) with the client's, (B, D, 1, 1) at the end of its features, if it sends one."""
         if len(features) == NUM_TAPS:
             return embedding
-        return F.normalize(embedding) + self.embedding_weights * features[NUM_TAPS].flatten(1)
+        own = self.own_embedding_weights * F.normalize(embedding)
+        return own + self.embedding_weights * features[NUM_TAPS].flatten(1)
 
 
 class CompensatedServer(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from torchkit.server.sensitivity import map_sensitivities
 from torchkit.system import ProFaceC, ServerReference, load_client_file, save_client_file, system_cost
 from torchkit.task.adversary import Adversary
 from torchkit.task.base import BaseTask
+from torchkit.task.embedding_start import start_embedding
 from torchkit.task.margin import labels_over_branches, make_heads, margin_loss
 from torchkit.util.distributed import gather, is_main
 from torchkit.util.pixels import to_batch
@@ -36,7 +37,9 @@ logger = logging.getLogger("torchkit")
 
 SENSITIVITY_IMAGES = 256
 """Training images from which the sensitivities of the maps are estimated."""
-SENSITIVITY_BATCH = 32
+EMBEDDING_START_IMAGES = 2500
+"""Training images by which the embedding's map is fitted."""
+CLEAR_BATCH = 32
 COMPRESSION = ("pruners.", "quantisers.", "frequencies.")
 """How the names of a client's compression begin in its state."""
 COUNTED_IMAGES = 1024
@@ -71,6 +74,8 @@ class TrainTask(BaseTask):
         self.system = ProFaceC(build_client(config, recogniser), recogniser, config.COMPENSATION).to(self.device)
         self.system.to(memory_format=torch.channels_last)
         self.compensated = torch.compile(self._compensated) if config.COMPILE else self._compensated
+        if config.CLIENT.EMBEDDING_START == "ridge":
+            start_embedding(self.system, self._clear_images(indices[0], EMBEDDING_START_IMAGES))
         self._start_from_client()
         self.sensitivities = self._sensitivities(indices[0])
         self.num_classes = [index.num_classes for index in indices]
@@ -152,9 +157,14 @@ class TrainTask(BaseTask):
         """Of the recogniser's maps, over images from all of an index; None where MAP_WEIGHTING asks for none."""
         if self.config.DISTILLATION.MAP_WEIGHTING == "uniform":
             return None
-        positions = np.linspace(0, len(index) - 1, min(len(index), SENSITIVITY_IMAGES)).round().astype(int)
-        images = to_batch([index.read(position) for position in positions.tolist()]).to(self.device)
-        return map_sensitivities(self.system.recogniser, images.split(SENSITIVITY_BATCH))
+        return map_sensitivities(self.system.recogniser, list(self._clear_images(index, SENSITIVITY_IMAGES)))
+
+    def _clear_images(self, index: Index, count: int) -> Iterator[Tensor]:
+        """Batches (B, 3, 112, 112) uint8 RGB of up to `count` images, evenly spread over an index, on the device."""
+        positions = np.linspace(0, len(index) - 1, min(len(index), count)).round().astype(int).tolist()
+        for start in range(0, len(positions), CLEAR_BATCH):
+            batch = positions[start : start + CLEAR_BATCH]
+            yield to_batch([index.read(position) for position in batch]).to(self.device)
 
     def _compensated(self, clear: Tensor, obfuscated: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The client's features, and the server's compensated maps and embedding."""
