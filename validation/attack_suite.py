@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -9,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from torchkit.attack.adversary import FEATURES
 from torchkit.attack.decoder import IMAGE
 from torchkit.attack.inputs import WRONG_KEY_SUFFIX, AttackInputs, parse_observation
 from torchkit.attack.recording import (
@@ -27,6 +29,7 @@ from torchkit.data.index.base import ImageIndex
 from torchkit.server import Recogniser, load_recogniser
 from torchkit.system import ProFaceC, load_system
 from torchkit.util.device import pick_device
+from torchkit.util.files import atomic_write_text
 from torchkit.util.provenance import provenance
 from validation.attack_settings import NO_JUDGE, AttackSuiteSettings
 from validation.measure.attackers import Attackers, Outcome, Victim
@@ -95,7 +98,9 @@ class AttackSuite:
         """Every attack that the settings ask for; those that are finished are read."""
         attacks = self.settings.attacks
         self._check_recording()
-        self._record("held_out", self._held_out_names())
+        self._record("held_out", [*self._names(), *self._names_under_wrong_key()])
+        if "inversion" in attacks:
+            self._record("train", self._names())
         return AttackResults(
             outcomes=self._invert() if "inversion" in attacks else [],
             linkage=self._link() if "linkage" in attacks else [],
@@ -122,6 +127,8 @@ class AttackSuite:
             obfuscation_seed=settings.obfuscation_seed,
             images={split: len(self._positions(split)) for split in SPLITS},
             source={split: str(index.file) for split, index in self.indices.items()},
+            budget=settings.budget,
+            judge=settings.judge,
         )
         check_recording(settings.out / "observations", recording)
 
@@ -138,14 +145,17 @@ class AttackSuite:
     def _faces(self, split: str) -> RecordedFaces:
         return RecordedFaces(self.settings.out / "observations" / split)
 
-    def _held_out_names(self) -> list[str]:
-        names = {"clear": None, IMAGE: None}
+    def _names(self) -> list[str]:
+        """The arrays of all observations that are inverted."""
+        names = ["clear", IMAGE]
         for text in self.observations:
-            names |= dict.fromkeys(self.inputs.inputs(parse_observation(text)))
-        if self.inputs.has_key:
-            under_key = [name for name in self.inputs.inputs((IMAGE, "Z")) if name != IMAGE]
-            names |= dict.fromkeys(name + WRONG_KEY_SUFFIX for name in under_key)
-        return list(names)
+            names += self.inputs.inputs(parse_observation(text))
+        return list(dict.fromkeys(names))
+
+    def _names_under_wrong_key(self) -> list[str]:
+        if not self.inputs.has_key:
+            return []
+        return [name + WRONG_KEY_SUFFIX for name in self.inputs.inputs((IMAGE, FEATURES)) if name != IMAGE]
 
     def _judged(self, split: str) -> np.ndarray:
         """(n, D) the judge's embeddings of the clear images of a split, computed once."""
@@ -204,14 +214,16 @@ class AttackSuite:
         found = []
         for seed in self.settings.seeds:
             for pairs in dict.fromkeys(min(most or len(train), len(train)) for most in DISTILLATION_PAIRS):
-                print(f"distillation from {pairs} pairs, seed {seed}", flush=True)
-                chosen = choose_images(np.array(train.people), pairs)
-                found.append(
-                    distil(
+                path = self.settings.out / "attacks" / "distillation" / f"pairs_{pairs}" / f"seed_{seed}.json"
+                if not path.is_file():
+                    print(f"distillation from {pairs} pairs, seed {seed}", flush=True)
+                    chosen = choose_images(np.array(train.people), pairs)
+                    student = distil(
                         self.system.recogniser.backbone, self.inputs.sent[-1], maps[chosen], targets[chosen],
                         self._faces("held_out"), self.gallery, self.budget.start_steps, seed, self.device,
-                    )
-                )  # fmt: skip
+                    )  # fmt: skip
+                    atomic_write_text(path, json.dumps(asdict(student)) + "\n")
+                found.append(Distillation(**json.loads(path.read_text(encoding="utf-8"))))
         return found
 
     def _probe(self) -> list[AttributeProbe]:

@@ -142,8 +142,8 @@ def test_recording_is_what_was_observed(tmp_path: Path, inputs: AttackInputs, ti
 
 
 def test_another_recording_is_refused(tmp_path: Path) -> None:
-    recording = Recording("00", "hybrid", 1, {"train": 1}, {"train": "index"})
+    recording = Recording("00", "hybrid", 1, {"train": 1}, {"train": "index"}, "small", "dlib_resnet")
     check_recording(tmp_path, recording)
     check_recording(tmp_path, recording)
     with pytest.raises(ValueError, match="another client"):
-        check_recording(tmp_path, Recording("01", "hybrid", 1, {"train": 1}, {"train": "index"}))
+        check_recording(tmp_path, replace(recording, client="01"))

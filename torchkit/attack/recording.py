@@ -40,7 +40,7 @@ IMAGE_SEED = 0
 
 @dataclass(frozen=True)
 class Recording:
-    """What the arrays of a folder are of."""
+    """What the arrays of a folder are of, and what else attacks must share whose results lie beside them."""
 
     client: str
     """Fingerprint of the client, in hexadecimal."""
@@ -50,6 +50,10 @@ class Recording:
     """Split -> how many."""
     source: dict[str, str]
     """Split -> the index that they come from."""
+    budget: str
+    """Of the attackers."""
+    judge: str
+    """Of their reconstructions."""
 
 
 def choose_images(labels: np.ndarray, count: int | None) -> np.ndarray:
@@ -183,5 +187,8 @@ def check_recording(folder: Path, recording: Recording) -> None:
     path = folder / "recording.json"
     text = json.dumps(asdict(recording), indent=2) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{path} describes observations of other faces or another client; give another --out folder")
+        raise ValueError(
+            f"{path} describes attacks on other faces or another client, or with another budget or judge; give another "
+            "--out folder"
+        )
     atomic_write_text(path, text)
