@@ -134,13 +134,12 @@ class AttackSuite:
 
     def _record(self, split: str, names: Sequence[str]) -> RecordedFaces:
         settings = self.settings
-        folder = settings.out / "observations" / split
         recorder = Recorder(
-            folder, self.inputs, self.indices[split], self._positions(split), settings.obfuscation,
-            settings.obfuscation_seed, self.device,
+            settings.out / "observations" / split, self.inputs, self.indices[split], self._positions(split),
+            settings.obfuscation, settings.obfuscation_seed, self.device,
         )  # fmt: skip
         recorder.record(names)
-        return RecordedFaces(folder)
+        return self._faces(split)
 
     def _faces(self, split: str) -> RecordedFaces:
         return RecordedFaces(self.settings.out / "observations" / split)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchkit.system import ProFaceC
+from torchkit.util.ridge import fit_ridge
 
 RELATIVE_PENALTY = 0.1
 """Of ridge regression, as a share of the mean eigenvalue of the inputs' covariance."""
@@ -34,9 +35,6 @@ def start_embedding(system: ProFaceC, batches: Iterable[Tensor]) -> None:
 
 def ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Weight (E, D) and bias (E,) of the linear map from inputs (N, D) to targets (N, E) by ridge regression."""
-    input_mean, target_mean = inputs.mean(0), targets.mean(0)
-    centred = inputs - input_mean
-    gram = centred.T @ centred
-    gram.diagonal().add_(RELATIVE_PENALTY * gram.diagonal().mean())
-    weight = torch.linalg.solve(gram, centred.T @ (targets - target_mean)).T
-    return weight, target_mean - weight @ input_mean
+    mean_eigenvalue = (inputs - inputs.mean(0)).square().sum(0).mean().item()
+    fitted = fit_ridge(inputs, targets, RELATIVE_PENALTY * mean_eigenvalue)
+    return fitted.weight.T, fitted.bias

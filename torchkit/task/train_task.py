@@ -74,7 +74,7 @@ class TrainTask(BaseTask):
         self.system = ProFaceC(build_client(config, recogniser), recogniser, config.COMPENSATION).to(self.device)
         self.system.to(memory_format=torch.channels_last)
         self.compensated = torch.compile(self._compensated) if config.COMPILE else self._compensated
-        if config.CLIENT.EMBEDDING_START == "ridge":
+        if config.CLIENT.EMBEDDING_START == "ridge" and config.BACKBONE_RESUME is None:
             start_embedding(self.system, self._clear_images(indices[0], EMBEDDING_START_IMAGES))
         self._start_from_client()
         self.sensitivities = self._sensitivities(indices[0])

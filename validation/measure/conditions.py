@@ -21,8 +21,8 @@ from torchkit.client import Client
 from torchkit.client.encoder import Encoder
 from torchkit.payload import Coding, Payload, encode, sizes
 from torchkit.system.observation import Observation, observe
+from torchkit.util.ridge import LinearMap, fit_best_ridge
 from validation.measure.embedding_code import EmbeddingCode
-from validation.measure.ridge import LinearMap, fit_best_ridge
 
 Party = Literal["client", "recogniser", "compensated server"]
 """A network that one of the parties may run for a face."""

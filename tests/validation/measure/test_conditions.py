@@ -20,12 +20,12 @@ from torchkit.payload import EncodedImage
 from torchkit.payload.image import strip_container
 from torchkit.server import load_recogniser
 from torchkit.system import ProFaceC
+from torchkit.util.ridge import RELATIVE_PENALTIES
 from validation.measure.conditions import CONDITIONS, Case
 from validation.measure.cost import cost_extras, measure_costs
 from validation.measure.embedding_code import lloyd_max, random_rotation
 from validation.measure.evaluate import Computation, embed
 from validation.measure.payload_size import SizeCounter
-from validation.measure.ridge import RELATIVE_PENALTIES
 from validation.measure.training_images import read_training_images
 
 CPU = torch.device("cpu")

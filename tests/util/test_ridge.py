@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 
-from validation.measure.ridge import RELATIVE_PENALTIES, fit_best_ridge, fit_ridge
+from torchkit.util.ridge import RELATIVE_PENALTIES, fit_best_ridge, fit_ridge
 
 
 def draw(faces: int, size: int, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
